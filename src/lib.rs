@@ -1,0 +1,2 @@
+//! tenantd: the multi-tenant runtime for AI-agent fleets, as a sidecar.
+pub mod wire;
