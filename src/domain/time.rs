@@ -1,0 +1,55 @@
+//! Points in time, handed in by the caller. Nothing here can ask for "now".
+
+use std::time::Duration;
+
+/// A reading of the monotonic clock: time since an origin that only the
+/// process knows. Leases and breakers are decided by this one alone, so that a
+/// jump of the wall clock changes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Timestamp(Duration);
+
+impl Timestamp {
+    /// The clock's origin.
+    pub const ZERO: Self = Self(Duration::ZERO);
+
+    /// A reading of `since_origin` after the origin.
+    #[must_use]
+    pub const fn new(since_origin: Duration) -> Self {
+        Self(since_origin)
+    }
+
+    /// Time since the origin.
+    #[must_use]
+    pub const fn since_origin(self) -> Duration {
+        self.0
+    }
+
+    /// `by` later. Saturates instead of overflowing.
+    #[must_use]
+    pub const fn plus(self, by: Duration) -> Self {
+        Self(self.0.saturating_add(by))
+    }
+
+    /// How long after `earlier` this is; zero when it is not after it.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// The time of one decision, read once at its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Now {
+    /// Decides.
+    pub mono: Timestamp,
+    /// Is shown to people: time since the Unix epoch.
+    pub wall: Duration,
+}
+
+impl Now {
+    /// The wall clock's reading at the monotonic `at`, seen from this moment.
+    #[must_use]
+    pub fn wall_at(&self, at: Timestamp) -> Duration {
+        (self.wall + at.since(self.mono)).saturating_sub(self.mono.since(at))
+    }
+}
