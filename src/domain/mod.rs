@@ -12,6 +12,9 @@
 //! - nothing is decided, stored or tagged for a malformed tenant id.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod breaker;
+pub mod event;
+pub mod event_log;
 pub mod limits;
 pub mod provider;
 pub mod reject;

@@ -1,0 +1,456 @@
+//! One tenant's circuit breaker: closed (admits), open (rejects), half-open
+//! (admits probes).
+//!
+//! A *period* is the time between two state changes. Sessions carry the ticket
+//! of the period that admitted them, and an outcome counts for that period
+//! only: late failures of sessions from before an opening cannot open it again.
+
+use std::time::Duration;
+
+use super::{
+    limits::BreakerPolicy,
+    time::{Now, Timestamp},
+};
+
+/// Buckets of the sliding window. With 12, a sample counts for between 11/12
+/// of the window and all of it, and the cost of a sample is fixed.
+const BUCKETS: usize = 12;
+
+/// What a session keeps of its admission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket {
+    period: u64,
+    /// Admitted while half-open.
+    pub probe: bool,
+}
+
+/// Current state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Admits.
+    Closed,
+    /// Rejects until then.
+    Open {
+        /// When it half-opens.
+        until: Timestamp,
+    },
+    /// Admits probes.
+    HalfOpen {
+        /// Probes under way.
+        live: u32,
+        /// Probes that ended well or lived healthily.
+        healthy: u32,
+    },
+}
+
+/// A state change, to be told to the world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Opened.
+    Opened {
+        /// Bad samples in the window.
+        failures: u32,
+        /// All samples in the window.
+        samples: u32,
+        /// How long it stays open.
+        cooldown: Duration,
+    },
+    /// The cooldown is over.
+    HalfOpened,
+    /// Recovered, or reset.
+    Closed,
+}
+
+/// The breaker.
+#[derive(Debug, Clone)]
+pub struct Breaker {
+    state: State,
+    period: u64,
+    /// Openings since it was last closed: each doubles the cooldown.
+    openings: u32,
+    window: Window,
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        Self { state: State::Closed, period: 0, openings: 0, window: Window::default() }
+    }
+}
+
+impl Breaker {
+    /// Current state, as of the last call that took `now`.
+    #[must_use]
+    pub const fn state(&self) -> State {
+        self.state
+    }
+
+    /// Good and bad samples in the window.
+    #[must_use]
+    pub fn samples(&self, now: Timestamp, policy: &BreakerPolicy) -> (u32, u32) {
+        self.window.totals(now, policy.window)
+    }
+
+    /// Nothing would be lost by forgetting it.
+    #[must_use]
+    pub fn is_pristine(&self, now: Timestamp, policy: &BreakerPolicy) -> bool {
+        self.state == State::Closed && self.samples(now, policy) == (0, 0)
+    }
+
+    /// When it changes by itself.
+    #[must_use]
+    pub const fn next_change(&self) -> Option<Timestamp> {
+        match self.state {
+            State::Open { until } => Some(until),
+            State::Closed | State::HalfOpen { .. } => None,
+        }
+    }
+
+    /// Lets time pass: an open breaker half-opens on time, one that was switched
+    /// off closes.
+    pub fn advance(&mut self, now: Timestamp, policy: &BreakerPolicy) -> Option<Change> {
+        if !policy.enabled && self.state != State::Closed {
+            return Some(self.close());
+        }
+        match self.state {
+            State::Open { until } if until <= now => {
+                self.enter(State::HalfOpen { live: 0, healthy: 0 });
+                Some(Change::HalfOpened)
+            }
+            State::Open { .. } | State::Closed | State::HalfOpen { .. } => None,
+        }
+    }
+
+    /// May a session start?
+    ///
+    /// # Errors
+    /// When to come back. While half-open with all probes taken nobody knows;
+    /// the time after which a probe counts as healthy is the honest guess.
+    pub fn check(&self, now: Timestamp, policy: &BreakerPolicy) -> Result<(), Duration> {
+        match self.state {
+            State::Closed => Ok(()),
+            State::Open { until } => Err(until.since(now)),
+            State::HalfOpen { live, .. } if live < policy.probes => Ok(()),
+            State::HalfOpen { .. } => Err(policy.probe_healthy_after),
+        }
+    }
+
+    /// Books a session that `check` and everything after it let in.
+    pub const fn admit(&mut self) -> Ticket {
+        let probe = match &mut self.state {
+            State::HalfOpen { live, .. } => {
+                *live += 1;
+                true
+            }
+            State::Closed | State::Open { .. } => false,
+        };
+        Ticket { period: self.period, probe }
+    }
+
+    /// A session ended without a sample: a probe gives its place back.
+    pub const fn give_back(&mut self, ticket: Ticket) {
+        if ticket.period != self.period {
+            return;
+        }
+        if let State::HalfOpen { live, .. } = &mut self.state {
+            *live = live.saturating_sub(1);
+        }
+    }
+
+    /// A good sample of the ticket's period. True when it counted.
+    pub fn good(
+        &mut self,
+        ticket: Ticket,
+        now: Timestamp,
+        policy: &BreakerPolicy,
+    ) -> (bool, Option<Change>) {
+        if !policy.enabled || ticket.period != self.period {
+            return (false, None);
+        }
+        match &mut self.state {
+            State::Closed => {
+                self.window.add(now, policy.window, true);
+                (true, self.judge(now, policy))
+            }
+            State::HalfOpen { healthy, .. } => {
+                *healthy += 1;
+                let recovered = *healthy >= policy.probes;
+                (true, recovered.then(|| self.close()))
+            }
+            State::Open { .. } => (false, None),
+        }
+    }
+
+    /// A bad sample of the ticket's period. True when it counted.
+    pub fn bad(
+        &mut self,
+        ticket: Ticket,
+        now: Timestamp,
+        policy: &BreakerPolicy,
+    ) -> (bool, Option<Change>) {
+        if !policy.enabled || ticket.period != self.period {
+            return (false, None);
+        }
+        match self.state {
+            State::Closed => {
+                self.window.add(now, policy.window, false);
+                (true, self.judge(now, policy))
+            }
+            State::HalfOpen { .. } => (true, Some(self.open(now, policy, None, (1, 1)))),
+            State::Open { .. } => (false, None),
+        }
+    }
+
+    /// Opens by hand, for `duration` or the cooldown.
+    pub fn force_open(
+        &mut self,
+        now: Timestamp,
+        policy: &BreakerPolicy,
+        duration: Option<Duration>,
+    ) -> Change {
+        let (good, bad) = self.samples(now, policy);
+        self.open(now, policy, duration, (bad, good + bad))
+    }
+
+    /// Closes and forgets all samples.
+    pub fn reset(&mut self) -> Change {
+        self.close()
+    }
+
+    fn judge(&mut self, now: Timestamp, policy: &BreakerPolicy) -> Option<Change> {
+        let (good, bad) = self.samples(now, policy);
+        let samples = good + bad;
+        let too_many = f64::from(bad) > policy.failure_ratio * f64::from(samples);
+        (samples >= policy.min_samples && too_many)
+            .then(|| self.open(now, policy, None, (bad, samples)))
+    }
+
+    fn open(
+        &mut self,
+        now: Timestamp,
+        policy: &BreakerPolicy,
+        duration: Option<Duration>,
+        (failures, samples): (u32, u32),
+    ) -> Change {
+        let doubled = policy.cooldown.saturating_mul(1_u32.checked_shl(self.openings).unwrap_or(u32::MAX));
+        let cooldown = duration.unwrap_or_else(|| doubled.min(policy.cooldown_max));
+        self.openings = (self.openings + 1).min(31);
+        self.enter(State::Open { until: now.plus(cooldown) });
+        Change::Opened { failures, samples, cooldown }
+    }
+
+    fn close(&mut self) -> Change {
+        self.openings = 0;
+        self.enter(State::Closed);
+        Change::Closed
+    }
+
+    fn enter(&mut self, state: State) {
+        self.state = state;
+        self.period += 1;
+        self.window = Window::default();
+    }
+}
+
+/// What one operator call or timer did to a breaker, seen from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct View {
+    /// Switched on.
+    pub enabled: bool,
+    /// Its state.
+    pub state: State,
+    /// Good samples in the window.
+    pub successes: u32,
+    /// Bad samples in the window.
+    pub failures: u32,
+    /// Until it half-opens; only while open.
+    pub open_remaining: Option<Duration>,
+}
+
+impl Breaker {
+    /// The breaker as others may see it.
+    #[must_use]
+    pub fn view(&self, now: Now, policy: &BreakerPolicy) -> View {
+        let (successes, failures) = self.samples(now.mono, policy);
+        let open_remaining = self.next_change().map(|until| until.since(now.mono));
+        View { enabled: policy.enabled, state: self.state, successes, failures, open_remaining }
+    }
+}
+
+/// Counts of the last `window`, in a ring of buckets.
+#[derive(Debug, Clone, Default)]
+struct Window {
+    /// The window that the buckets were cut for: a reload may change it.
+    cut_for: Duration,
+    buckets: [Bucket; BUCKETS],
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Bucket {
+    /// Which stretch of time; 0 is never used.
+    stretch: u64,
+    good: u32,
+    bad: u32,
+}
+
+impl Window {
+    fn stretch(now: Timestamp, window: Duration) -> u64 {
+        let width = (window / BUCKETS as u32).max(Duration::from_nanos(1));
+        let index = now.since_origin().as_nanos() / width.as_nanos();
+        u64::try_from(index).unwrap_or(u64::MAX - 1) + 1
+    }
+
+    fn add(&mut self, now: Timestamp, window: Duration, good: bool) {
+        if self.cut_for != window {
+            *self = Self { cut_for: window, ..Self::default() };
+        }
+        let stretch = Self::stretch(now, window);
+        let index = usize::try_from(stretch % BUCKETS as u64).unwrap_or(0);
+        if let Some(bucket) = self.buckets.get_mut(index) {
+            if bucket.stretch != stretch {
+                *bucket = Bucket { stretch, good: 0, bad: 0 };
+            }
+            let count = if good { &mut bucket.good } else { &mut bucket.bad };
+            *count = count.saturating_add(1);
+        }
+    }
+
+    fn totals(&self, now: Timestamp, window: Duration) -> (u32, u32) {
+        if self.cut_for != window {
+            return (0, 0);
+        }
+        let newest = Self::stretch(now, window);
+        let oldest = newest.saturating_sub(BUCKETS as u64 - 1);
+        self.buckets
+            .iter()
+            .filter(|bucket| bucket.stretch != 0 && (oldest..=newest).contains(&bucket.stretch))
+            .fold((0, 0), |(good, bad), bucket| {
+                (bucket.good.saturating_add(good), bucket.bad.saturating_add(bad))
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: BreakerPolicy = BreakerPolicy {
+        enabled: true,
+        window: Duration::from_secs(60),
+        min_samples: 5,
+        failure_ratio: 0.5,
+        cooldown: Duration::from_secs(30),
+        cooldown_max: Duration::from_secs(100),
+        probes: 3,
+        probe_healthy_after: Duration::from_secs(10),
+    };
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::new(Duration::from_secs(seconds))
+    }
+
+    fn opened_at(seconds: u64) -> Breaker {
+        let mut breaker = Breaker::default();
+        for _ in 0..5 {
+            let ticket = breaker.admit();
+            breaker.bad(ticket, at(seconds), &POLICY);
+        }
+        assert!(matches!(breaker.state(), State::Open { .. }));
+        breaker
+    }
+
+    fn half_open_at(seconds: u64) -> Breaker {
+        let mut breaker = opened_at(seconds - 30);
+        assert_eq!(breaker.advance(at(seconds), &POLICY), Some(Change::HalfOpened));
+        breaker
+    }
+
+    #[test]
+    fn opens_only_above_the_ratio_and_from_min_samples_on() {
+        let mut breaker = Breaker::default();
+        let ticket = breaker.admit();
+        for good in [false, false, true, true] {
+            let _ = if good { breaker.good(ticket, at(1), &POLICY) } else { breaker.bad(ticket, at(1), &POLICY) };
+        }
+        assert_eq!(breaker.state(), State::Closed, "four samples are too few");
+        breaker.good(ticket, at(1), &POLICY);
+        breaker.bad(ticket, at(1), &POLICY);
+        assert_eq!(breaker.state(), State::Closed, "exactly half is not more than half");
+        let (_, change) = breaker.bad(ticket, at(1), &POLICY);
+        assert_eq!(change, Some(Change::Opened { failures: 4, samples: 7, cooldown: POLICY.cooldown }));
+    }
+
+    #[test]
+    fn samples_older_than_the_window_do_not_count() {
+        let mut breaker = Breaker::default();
+        let ticket = breaker.admit();
+        for _ in 0..4 {
+            breaker.bad(ticket, at(0), &POLICY);
+        }
+        breaker.bad(ticket, at(61), &POLICY);
+        assert_eq!(breaker.state(), State::Closed);
+        assert_eq!(breaker.samples(at(61), &POLICY), (0, 1));
+    }
+
+    #[test]
+    fn open_rejects_with_the_time_left_and_half_opens_by_itself() {
+        let mut breaker = opened_at(100);
+        assert_eq!(breaker.check(at(110), &POLICY), Err(Duration::from_secs(20)));
+        assert_eq!(breaker.advance(at(129), &POLICY), None);
+        assert_eq!(breaker.next_change(), Some(at(130)));
+        assert_eq!(breaker.advance(at(130), &POLICY), Some(Change::HalfOpened));
+    }
+
+    #[test]
+    fn half_open_admits_exactly_the_probes_and_takes_places_back() {
+        let mut breaker = half_open_at(200);
+        let tickets: Vec<_> = (0..3)
+            .map(|_| {
+                breaker.check(at(200), &POLICY).unwrap();
+                breaker.admit()
+            })
+            .collect();
+        assert!(tickets.iter().all(|t| t.probe));
+        assert_eq!(breaker.check(at(200), &POLICY), Err(POLICY.probe_healthy_after));
+        breaker.give_back(tickets[0]);
+        assert_eq!(breaker.check(at(200), &POLICY), Ok(()));
+    }
+
+    #[test]
+    fn probes_that_end_well_close_it_and_one_that_fails_reopens_it_for_twice_as_long() {
+        let mut breaker = half_open_at(200);
+        for left in [2, 1, 0] {
+            let ticket = breaker.admit();
+            let (counted, change) = breaker.good(ticket, at(201), &POLICY);
+            assert!(counted);
+            assert_eq!(change, (left == 0).then_some(Change::Closed));
+        }
+        let mut breaker = half_open_at(200);
+        let mut cooldowns = Vec::new();
+        let mut now = 200;
+        for _ in 0..3 {
+            let ticket = breaker.admit();
+            let (_, change) = breaker.bad(ticket, at(now), &POLICY);
+            let Some(Change::Opened { cooldown, .. }) = change else { panic!("{change:?}") };
+            cooldowns.push(cooldown.as_secs());
+            now += cooldown.as_secs();
+            breaker.advance(at(now), &POLICY);
+        }
+        assert_eq!(cooldowns, [60, 100, 100], "doubled up to the maximum");
+    }
+
+    #[test]
+    fn an_outcome_of_an_earlier_period_changes_nothing() {
+        let mut early = Breaker::default();
+        let old = early.admit();
+        let mut breaker = half_open_at(200);
+        assert_eq!(breaker.bad(old, at(200), &POLICY), (false, None));
+        assert!(matches!(breaker.state(), State::HalfOpen { .. }));
+    }
+
+    #[test]
+    fn switching_it_off_closes_it() {
+        let mut breaker = opened_at(100);
+        let off = BreakerPolicy { enabled: false, ..POLICY };
+        assert_eq!(breaker.advance(at(101), &off), Some(Change::Closed));
+    }
+}
