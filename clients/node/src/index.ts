@@ -1,0 +1,39 @@
+/**
+ * Client of tenantd, the multi-tenant sidecar for AI agents. All generated
+ * types, schemas and services are under `@tenantd/client/proto`.
+ *
+ * @packageDocumentation
+ */
+export { defaultAddress, parseAddress, type AddressContext } from "./address.js";
+export {
+  TenantdClient,
+  type AcquireRequest,
+  type CallOptions,
+  type ClientOptions,
+  type EventInit,
+  type ReleaseRequest,
+  type RenewRequest,
+  type ReportFailureRequest,
+  type WatchRequest,
+} from "./client.js";
+export * from "./errors.js";
+export { KeepAlive, MessageStream } from "./streams.js";
+export { durationFromMs, durationMs } from "@bufbuild/protobuf/wkt";
+export type { Credential, Provider, SessionConfig } from "./gen/tenantd/v1/provider_pb.js";
+export { Disposition, Reason } from "./gen/tenantd/v1/reason_pb.js";
+export { EndCause, Outcome, SessionState, type Failure, type Session } from "./gen/tenantd/v1/session_pb.js";
+export {
+  EventKind,
+  Severity,
+  type AgentEvent,
+  type Cursor,
+  type Event,
+} from "./gen/tenantd/v1/event_pb.js";
+export type {
+  AcquireSessionResponse,
+  EventRefusal,
+  KeepAliveResponse,
+  PublishEventsResponse,
+  ReportFailureResponse,
+} from "./gen/tenantd/v1/session_service_pb.js";
+export type { WatchSessionsResponse } from "./gen/tenantd/v1/watch_service_pb.js";

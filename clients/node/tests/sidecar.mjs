@@ -1,0 +1,114 @@
+/** Starts the real binary for a test and ends it again. */
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { existsSync } from "node:fs";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+import { Outcome, TenantdClient } from "../dist/index.js";
+import { Health, HealthCheckResponse_ServingStatus as Serving, WatchService } from "../dist/proto.js";
+
+const root = fileURLToPath(new URL("../../../", import.meta.url));
+
+/** Where the test's server binary is. */
+export const binary = process.env.TENANTD_BIN ?? join(root, "target/debug/tenantd");
+
+/** A config of two tenants on top of the defaults. */
+export const CONFIG = `
+[lease]
+pending = "15s"
+grace = "1s"
+ttl = "60s"
+
+[defaults]
+cap = 10
+
+[defaults.providers.llm]
+provider = "openai"
+model = "gpt-4o-mini"
+credential = "sk-default-0123456789"
+params = { temperature = 0.4 }
+
+[tenants.acme]
+cap = 10
+labels = { plan = "gold" }
+
+[tenants.acme.providers.llm]
+provider = "openai"
+model = "gpt-4o"
+credential = "sk-acme-0123456789"
+
+[tenants.small]
+cap = 2
+`;
+
+/** Reads a file of tests/contract. */
+export async function contract(name) {
+  return JSON.parse(await readFile(join(root, "tests/contract", name), "utf8"));
+}
+
+/** Polls until `probe` returns something true; fails after `timeoutMs`. */
+export async function until(what, probe, timeoutMs = 5_000) {
+  const deadline = Date.now() + timeoutMs;
+  for (;;) {
+    const value = await probe();
+    if (value) return value;
+    if (Date.now() > deadline) assert.fail(`not within ${timeoutMs} ms: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+
+/**
+ * Starts `tenantd serve` on a socket of its own and waits until it serves.
+ * @param {import("node:test").TestContext} t - stops it when the test ends
+ */
+export async function startSidecar(t, config = CONFIG) {
+  assert.ok(existsSync(binary), `${binary} is missing: run cargo build, or set TENANTD_BIN`);
+  // mkdtemp makes it 0700. The name is short because socket paths are.
+  const directory = await mkdtemp(join(tmpdir(), "tn-"));
+  const file = join(directory, "tenantd.toml");
+  await writeFile(file, config, { mode: 0o600 });
+  const path = join(directory, "s.sock");
+  const address = `unix:${path}`;
+  const child = spawn(binary, ["serve", "--config", file, "--listen", address], {
+    stdio: ["ignore", "ignore", "pipe"],
+  });
+  let log = "";
+  child.stderr.setEncoding("utf8").on("data", (text) => (log += text));
+  const exited = once(child, "exit");
+  const client = new TenantdClient({ address });
+
+  t.after(async () => {
+    await releaseAll(client).catch(() => {});
+    client.close();
+    if (child.exitCode === null && child.signalCode === null) child.kill("SIGTERM");
+    const overdue = setTimeout(() => child.kill("SIGKILL"), 10_000);
+    const [code, signal] = await exited;
+    clearTimeout(overdue);
+    await rm(directory, { recursive: true, force: true });
+    assert.deepEqual({ code, signal }, { code: 0, signal: null }, `tenantd's log:\n${log}`);
+    assert.doesNotMatch(log, /sk-[a-z]+-0123456789/, "a credential in the log");
+  });
+
+  await until(
+    "the sidecar serves",
+    async () => {
+      if (child.exitCode !== null) assert.fail(`tenantd ended with ${child.exitCode}:\n${log}`);
+      const answer = await client.unary(Health.method.check, {}, { timeoutMs: 500 }).catch(() => undefined);
+      return answer?.status === Serving.SERVING;
+    },
+    10_000,
+  );
+  return { address, path, client, log: () => log };
+}
+
+/** Live sessions would hold the drain up to its deadline. */
+async function releaseAll(client) {
+  const { sessions } = await client.unary(WatchService.method.listSessions, {});
+  await Promise.allSettled(
+    sessions.map(({ sessionId }) => client.release({ sessionId, outcome: Outcome.CANCELLED })),
+  );
+}

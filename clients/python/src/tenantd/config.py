@@ -1,0 +1,92 @@
+"""What a session runs on. Values that may be secret stay out of `repr`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+
+from tenantd.v1 import provider_pb2, session_pb2, session_service_pb2
+
+
+@dataclass(frozen=True)
+class Provider:
+    """One slot's provider."""
+
+    provider: str
+    """Provider name, for example `openai`."""
+    model: str = ""
+    """Model name; empty when the provider's own default is meant."""
+    base_url: str = ""
+    """Endpoint; empty when the provider's own default is meant."""
+    credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Secrets by name, in clear. Keep them out of logs."""
+    params: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """Free parameters, for example `temperature`. Numbers are floats."""
+
+    @property
+    def api_key(self) -> str:
+        """The credential named `api_key`; empty when there is none."""
+        return self.credentials.get("api_key", "")
+
+
+@dataclass(frozen=True)
+class SessionConfig:
+    """Providers, credentials and labels of one tenant."""
+
+    version: str
+    """Opaque; compare for equality only."""
+    providers: Mapping[str, Provider]
+    """By slot name: `stt`, `llm`, `tts`, ... A slot switched off is absent."""
+    labels: Mapping[str, str]
+    """Free-form labels of the tenant."""
+    tenant_known: bool
+    """False when the tenant has no entry and runs on the defaults."""
+
+
+@dataclass(frozen=True)
+class Grant:
+    """A slot for one session."""
+
+    session: session_pb2.Session
+    """The session and its lease."""
+    config: SessionConfig
+    """What it runs on."""
+    created: bool
+    """False when the session was there already."""
+
+    @property
+    def session_id(self) -> str:
+        """The session's id."""
+        return self.session.session_id
+
+    @property
+    def tenant(self) -> str:
+        """The tenant that the session is bound to."""
+        return self.session.tenant
+
+
+def to_config(message: provider_pb2.SessionConfig) -> SessionConfig:
+    """The config in a reply."""
+    return SessionConfig(
+        version=message.version,
+        providers={
+            slot: Provider(
+                provider=p.provider,
+                model=p.model,
+                base_url=p.base_url,
+                credentials={name: c.value for name, c in p.credentials.items()},
+                params=MessageToDict(p.params),
+            )
+            for slot, p in message.providers.items()
+        },
+        labels=dict(message.labels),
+        tenant_known=message.tenant_known,
+    )
+
+
+def to_grant(reply: session_service_pb2.AcquireSessionResponse) -> Grant:
+    """The grant in a reply."""
+    return Grant(reply.session, to_config(reply.config), reply.created)

@@ -1,0 +1,269 @@
+"""Errors of the sidecar, one class per reason.
+
+A refusal names its reason, says in `disposition` what to do next and in
+`retry_after` when. The list of reasons is `tenantd.v1.Reason`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, ClassVar, Protocol, TypeVar, cast
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import DecodeError, Message
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+
+DOMAIN = "tenantd.dev"
+
+
+class TenantdError(Exception):
+    """A call that the sidecar refused or could not answer."""
+
+    REASON: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str = "",
+        code: grpc.StatusCode = grpc.StatusCode.UNKNOWN,
+        tenant: str = "",
+        session_id: str = "",
+        disposition: str = "",
+        retry_after: float | None = None,
+        limit: int | None = None,
+        current: int | None = None,
+        outcome: str = "",
+        fields: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        """What is wrong, for people."""
+        self.reason = reason or self.REASON
+        """Stable name, for example `TENANT_AT_CAP`; empty when not one of ours."""
+        self.code = code
+        """gRPC status code."""
+        self.tenant = tenant
+        """The tenant concerned; empty when none is bound."""
+        self.session_id = session_id
+        """The session concerned; empty when there is none."""
+        self.disposition = disposition
+        """`retry_elsewhere`, `retry_later`, `final`, or empty when not said."""
+        self.retry_after = retry_after
+        """Seconds until a retry may succeed; None when not known."""
+        self.limit = limit
+        """The limit met, for example the cap; None when there is none."""
+        self.current = current
+        """The figure that met the limit; None when there is none."""
+        self.outcome = outcome
+        """How an ended session ended, for example `success`; else empty."""
+        self.fields = fields
+        """Wrong request fields, as pairs of field and description."""
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.message}" if self.reason else self.message
+
+    @property
+    def retryable(self) -> bool:
+        """True when the same call may succeed here later or on another machine."""
+        return self.disposition in ("retry_later", "retry_elsewhere")
+
+
+class SidecarUnavailable(TenantdError):
+    """No connection to the sidecar, or no answer within the deadline.
+
+    Nothing is known about what the call did: retry it with the same session id.
+    """
+
+
+class TenantMalformed(TenantdError):
+    """The tenant id breaks the rule."""
+
+    REASON = "TENANT_MALFORMED"
+
+
+class TenantConflict(TenantdError):
+    """The explicit tenant differs from the one in the metadata."""
+
+    REASON = "TENANT_CONFLICT"
+
+
+class InvalidField(TenantdError):
+    """A request field is out of its bounds; `fields` names it."""
+
+    REASON = "INVALID_FIELD"
+
+
+class NotPermitted(TenantdError):
+    """The caller may not do this."""
+
+    REASON = "NOT_PERMITTED"
+
+
+class Draining(TenantdError):
+    """The sidecar is draining and takes no new session."""
+
+    REASON = "DRAINING"
+
+
+class TenantSuspended(TenantdError):
+    """An operator suspended the tenant."""
+
+    REASON = "TENANT_SUSPENDED"
+
+
+class CircuitOpen(TenantdError):
+    """The tenant's circuit breaker admits no session now."""
+
+    REASON = "CIRCUIT_OPEN"
+
+
+class TenantAtCap(TenantdError):
+    """The tenant has as many live sessions as its cap allows."""
+
+    REASON = "TENANT_AT_CAP"
+
+
+class AgentAtCap(TenantdError):
+    """The agent has as many live sessions as its cap allows."""
+
+    REASON = "AGENT_AT_CAP"
+
+
+class MachineAtCap(TenantdError):
+    """The machine has as many live sessions as its cap allows."""
+
+    REASON = "MACHINE_AT_CAP"
+
+
+class ConfigUnavailable(TenantdError):
+    """The tenant's config or one of its credentials could not be resolved."""
+
+    REASON = "CONFIG_UNAVAILABLE"
+
+
+class TenantUnknown(TenantdError):
+    """The tenant has no config entry, and unknown tenants are refused."""
+
+    REASON = "TENANT_UNKNOWN"
+
+
+class SessionConflict(TenantdError):
+    """The session id belongs to a session of another tenant."""
+
+    REASON = "SESSION_CONFLICT"
+
+
+class SessionEnded(TenantdError):
+    """The session has ended; `outcome` says how."""
+
+    REASON = "SESSION_ENDED"
+
+
+class SessionUnknown(TenantdError):
+    """No session of this id is known."""
+
+    REASON = "SESSION_UNKNOWN"
+
+
+class LimitReached(TenantdError):
+    """A bounded table of the sidecar is full."""
+
+    REASON = "LIMIT_REACHED"
+
+
+class ReloadFailed(TenantdError):
+    """The config file could not be reloaded; the running config is kept."""
+
+    REASON = "RELOAD_FAILED"
+
+
+class Undecided(TenantdError):
+    """The sidecar could not decide: a fault, not a refusal."""
+
+    REASON = "UNDECIDED"
+
+
+REASONS: dict[str, type[TenantdError]] = {
+    cls.REASON: cls for cls in TenantdError.__subclasses__() if cls.REASON
+}
+"""Exception class by reason."""
+
+
+def refusal(reason: str, message: str, session_id: str) -> TenantdError:
+    """The typed error for a refusal inside a reply, where no status says more."""
+    return REASONS.get(reason, TenantdError)(message, reason=reason, session_id=session_id)
+
+
+class _RpcFailure(Protocol):
+    """What the errors of sync and async gRPC calls have in common."""
+
+    def code(self) -> Any: ...
+    def details(self) -> str | None: ...
+    def trailing_metadata(self) -> Any: ...
+
+
+def from_rpc_error(failure: grpc.RpcError) -> TenantdError:
+    """The typed error for a failed gRPC call, sync or async."""
+    # The stubs do not say that every failed call has these.
+    error = cast(_RpcFailure, failure)
+    code: grpc.StatusCode = error.code()
+    message = error.details() or code.name
+    info, retry, bad_request = _details(error.trailing_metadata() or ())
+    if info is None or info.domain != DOMAIN:
+        # Only the transport fails without our details.
+        no_answer = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+        return (SidecarUnavailable if code in no_answer else TenantdError)(message, code=code)
+    metadata = info.metadata
+    return REASONS.get(info.reason, TenantdError)(
+        message,
+        reason=info.reason,
+        code=code,
+        tenant=metadata.get("tenant", ""),
+        session_id=metadata.get("sessionId", ""),
+        disposition=metadata.get("disposition", ""),
+        retry_after=None if retry is None else retry.retry_delay.ToNanoseconds() / 1e9,
+        limit=_number(metadata.get("limit")),
+        current=_number(metadata.get("current")),
+        outcome=metadata.get("outcome", ""),
+        fields=tuple((v.field, v.description) for v in bad_request.field_violations)
+        if bad_request
+        else (),
+    )
+
+
+def _details(metadata: Iterable[tuple[str, Any]]) -> tuple[Any, Any, Any]:
+    """ErrorInfo, RetryInfo and BadRequest from trailing metadata, where there."""
+    status = status_pb2.Status()
+    for key, value in metadata:
+        if key == "grpc-status-details-bin":
+            try:
+                status.ParseFromString(value)
+            except DecodeError:
+                pass
+    return (
+        _unpack(status.details, error_details_pb2.ErrorInfo),
+        _unpack(status.details, error_details_pb2.RetryInfo),
+        _unpack(status.details, error_details_pb2.BadRequest),
+    )
+
+
+_M = TypeVar("_M", bound=Message)
+
+
+def _unpack(details: Iterable[AnyMessage], kind: type[_M]) -> _M | None:
+    for detail in details:
+        message = kind()
+        if detail.TypeName() == message.DESCRIPTOR.full_name:
+            try:
+                detail.Unpack(message)
+            except DecodeError:
+                return None
+            return message
+    return None
+
+
+def _number(text: str | None) -> int | None:
+    # isdecimal: a later server may say more than a plain number.
+    return int(text) if text is not None and text.isdecimal() else None

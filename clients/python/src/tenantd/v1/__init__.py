@@ -1,0 +1,1 @@
+"""Generated from proto/tenantd/v1 by scripts/gen-python.sh."""

@@ -1,0 +1,2 @@
+//! The use cases.
+pub mod ports;

@@ -1,0 +1,676 @@
+//! One tenant's sessions, breaker and switches, and every transition between
+//! them. The one place that fixes the order in which a session is refused.
+//!
+//! Each transition first lets time pass (due leases end, the breaker moves),
+//! then decides, and appends exactly one event for each thing that it changed.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
+
+use super::{
+    breaker::{self, Breaker, Ticket},
+    event::{Actor, Event, Kind, Subject},
+    limits::TenantLimits,
+    reject::{Reason, Rejection},
+    session::{AgentName, EndCause, Failure, Outcome, Session, SessionId, State, WorkerId},
+    tenant::TenantId,
+    time::{Now, Timestamp},
+};
+
+/// Most leases that one transition ends for being due, so that a mass expiry
+/// holds nobody up; the rest is ended by the next.
+pub const EXPIRE_BATCH: usize = 512;
+
+/// A request for a slot, with what the caller has found out beforehand.
+#[derive(Debug, Clone)]
+pub struct Acquire {
+    /// The session.
+    pub session: SessionId,
+    /// The agent that serves it.
+    pub agent: Option<AgentName>,
+    /// The calling process.
+    pub worker: Option<WorkerId>,
+    /// Wished TTL, within the tenant's bounds.
+    pub ttl: Option<Duration>,
+    /// The caller runs the session itself.
+    pub activate: bool,
+    /// The sidecar takes no new sessions.
+    pub draining: bool,
+    /// The tenant's config could not be resolved.
+    pub config_failed: Option<Rejection>,
+    /// Version of the config that the session gets.
+    pub config_version: String,
+}
+
+/// A granted slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// The session.
+    pub session: Session,
+    /// It was not there before.
+    pub created: bool,
+}
+
+/// Who stopped a tenant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suspension {
+    /// By whose hand.
+    pub actor: Actor,
+    /// When.
+    pub since: Now,
+}
+
+/// Figures since the state was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Totals {
+    pub started: u64,
+    pub failures: u64,
+    pub rejections: u64,
+}
+
+/// A tenant as others may see it.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs, reason = "tenant.proto documents each field")]
+pub struct View {
+    pub tenant: TenantId,
+    pub live: u32,
+    pub pending: u32,
+    pub cap: Option<u32>,
+    pub cap_overridden: bool,
+    pub suspension: Option<Suspension>,
+    pub breaker: breaker::View,
+    pub probes: (u32, u32),
+    pub totals: Totals,
+}
+
+#[derive(Debug)]
+struct Lease {
+    session: Session,
+    ticket: Ticket,
+    /// Its one breaker sample has been given.
+    sampled: bool,
+    /// When an active probe counts as healthy.
+    healthy_at: Option<Timestamp>,
+    /// The worker that it waits for held sessions of this tenant alone, so its
+    /// loss is this tenant's failure.
+    blamed: bool,
+    failure: Option<Failure>,
+    /// Its key in `timers`. Renewals leave it and the timer re-arms itself when
+    /// it fires early, so that a renewal costs no tree operation.
+    timer: Timestamp,
+}
+
+impl Lease {
+    fn next_wake(&self) -> Timestamp {
+        self.healthy_at.map_or(self.session.deadline, |at| at.min(self.session.deadline))
+    }
+}
+
+/// Everything that decides about one tenant.
+#[derive(Debug)]
+pub struct TenantState {
+    tenant: TenantId,
+    limits: TenantLimits,
+    leases: HashMap<SessionId, Lease>,
+    pending: u32,
+    timers: BTreeSet<(Timestamp, SessionId)>,
+    breaker: Breaker,
+    suspension: Option<Suspension>,
+    cap_override: Option<Option<u32>>,
+    totals: Totals,
+    events_budget: Budget,
+    last_used: Timestamp,
+}
+
+impl TenantState {
+    /// A tenant without sessions.
+    #[must_use]
+    pub fn new(tenant: TenantId, limits: TenantLimits, now: Now) -> Self {
+        Self {
+            tenant,
+            limits,
+            leases: HashMap::new(),
+            pending: 0,
+            timers: BTreeSet::new(),
+            breaker: Breaker::default(),
+            suspension: None,
+            cap_override: None,
+            totals: Totals::default(),
+            events_budget: Budget::default(),
+            last_used: now.mono,
+        }
+    }
+
+    fn cap(&self) -> Option<u32> {
+        self.cap_override.unwrap_or(self.limits.cap)
+    }
+
+    fn live(&self) -> u32 {
+        u32::try_from(self.leases.len()).unwrap_or(u32::MAX)
+    }
+
+    /// When something changes by itself.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Timestamp> {
+        let lease = self.timers.first().map(|(at, _)| *at);
+        match (lease, self.breaker.next_change()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Nothing would be lost by dropping the state. A configured tenant is kept
+    /// for `idle_after`, for its figures; one that is not is dropped at once,
+    /// so that made-up ids cannot fill the table.
+    #[must_use]
+    pub fn is_idle(&self, now: Now, known: bool, idle_after: Duration) -> bool {
+        self.leases.is_empty()
+            && self.suspension.is_none()
+            && self.cap_override.is_none()
+            && self.breaker.is_pristine(now.mono, &self.limits.breaker)
+            && (!known || now.mono.since(self.last_used) >= idle_after)
+    }
+
+    /// New numbers from the config. They hold at once; live sessions above a
+    /// lowered cap go on.
+    pub fn configure(&mut self, limits: TenantLimits, now: Now, out: &mut Vec<Event>) {
+        let before = self.cap();
+        self.limits = limits;
+        let after = self.cap();
+        if before != after {
+            self.tell(now, Kind::CapChanged { before, after }, None, out);
+        }
+        self.expire(now, out);
+    }
+
+    /// Takes a slot. `claim` answers for the slots that tenants share (agent,
+    /// machine); called with `true` it takes them, and is called so only when
+    /// nothing else can refuse, so that a refused session never holds one, not
+    /// even for a moment in which a sibling asks.
+    ///
+    /// # Errors
+    /// The first reason that matches, in this order: draining, suspended,
+    /// breaker, tenant cap, `claim`'s (agent cap, machine cap), config.
+    pub fn acquire(
+        &mut self,
+        request: &Acquire,
+        claim: impl FnOnce(bool) -> Result<(), Rejection>,
+        now: Now,
+        out: &mut Vec<Event>,
+    ) -> Result<Grant, Rejection> {
+        self.expire(now, out);
+        self.last_used = now.mono;
+        if let Some(lease) = self.leases.get(&request.session) {
+            // A retry of the request process is no sign of life of the process
+            // that is to run the session.
+            let same_caller = request.worker.is_some() && lease.session.worker == request.worker;
+            if same_caller && !request.activate {
+                return Ok(Grant { session: lease.session.clone(), created: false });
+            }
+            let session = self.renew(&request.session, request.worker.as_ref(), request.ttl, now, out)?;
+            return Ok(Grant { session, created: false });
+        }
+        match self.admit(request, claim, now) {
+            Ok(ticket) => Ok(self.insert(request, ticket, now, out)),
+            Err(rejection) => {
+                let rejection = rejection.of(&self.tenant);
+                self.totals.rejections += 1;
+                let subject = Subject {
+                    tenant: Some(self.tenant.clone()),
+                    session: Some(request.session.clone()),
+                    agent: request.agent.clone(),
+                    worker: request.worker.clone(),
+                };
+                out.push(Event::new(now, subject, Kind::SessionRejected(Box::new(rejection.clone()))));
+                Err(rejection)
+            }
+        }
+    }
+
+    fn admit(
+        &mut self,
+        request: &Acquire,
+        claim: impl FnOnce(bool) -> Result<(), Rejection>,
+        now: Now,
+    ) -> Result<Ticket, Rejection> {
+        if request.draining {
+            return Err(Rejection::new(Reason::Draining, "the sidecar is draining and takes no new session"));
+        }
+        if let Some(suspension) = &self.suspension {
+            let note = if suspension.actor.note.is_empty() { "no reason given" } else { &suspension.actor.note };
+            return Err(Rejection::new(
+                Reason::TenantSuspended,
+                format!("tenant {} is suspended by an operator: {note}", self.tenant),
+            ));
+        }
+        if let Err(retry_after) = self.breaker.check(now.mono, &self.limits.breaker) {
+            let mut refused = Rejection::new(
+                Reason::CircuitOpen,
+                format!("the circuit breaker of tenant {} does not admit sessions now", self.tenant),
+            );
+            refused.retry_after = Some(retry_after);
+            return Err(refused);
+        }
+        let live = self.live();
+        if let Some(cap) = self.cap().filter(|cap| live >= *cap) {
+            return Err(Rejection::at_cap(Reason::TenantAtCap, &format!("tenant {}", self.tenant), cap, live));
+        }
+        if let Some(ttl) = request.ttl {
+            self.check_ttl(ttl)?;
+        }
+        claim(request.config_failed.is_none())?;
+        match &request.config_failed {
+            Some(failed) => Err(failed.clone()),
+            None => Ok(self.breaker.admit()),
+        }
+    }
+
+    fn insert(&mut self, request: &Acquire, ticket: Ticket, now: Now, out: &mut Vec<Event>) -> Grant {
+        let ttl = request.ttl.unwrap_or(self.limits.lease.ttl);
+        let (state, deadline) = if request.activate {
+            (State::Active, now.mono.plus(ttl))
+        } else {
+            (State::Pending, now.mono.plus(self.limits.lease.pending))
+        };
+        let session = Session {
+            id: request.session.clone(),
+            tenant: self.tenant.clone(),
+            agent: request.agent.clone(),
+            worker: request.worker.clone(),
+            state,
+            acquired: now,
+            deadline,
+            ttl,
+            probe: ticket.probe,
+            failed: false,
+        };
+        let mut lease = Lease {
+            session: session.clone(),
+            ticket,
+            sampled: false,
+            healthy_at: None,
+            blamed: false,
+            failure: None,
+            timer: deadline,
+        };
+        if state == State::Pending {
+            self.pending += 1;
+        } else if ticket.probe {
+            lease.healthy_at = Some(now.mono.plus(self.limits.breaker.probe_healthy_after));
+        }
+        lease.timer = lease.next_wake();
+        self.timers.insert((lease.timer, request.session.clone()));
+        self.leases.insert(request.session.clone(), lease);
+        self.totals.started += 1;
+        let kind = Kind::SessionAcquired {
+            state,
+            probe: ticket.probe,
+            live: self.live(),
+            cap: self.cap(),
+            config_version: request.config_version.clone(),
+        };
+        out.push(Event::new(now, Subject::session(&session), kind));
+        Grant { session, created: true }
+    }
+
+    fn check_ttl(&self, ttl: Duration) -> Result<(), Rejection> {
+        let lease = &self.limits.lease;
+        if (lease.ttl_min..=lease.ttl_max).contains(&ttl) {
+            Ok(())
+        } else {
+            Err(Rejection::field(
+                "ttl",
+                format_args!("must be {:?} to {:?}, got {ttl:?}", lease.ttl_min, lease.ttl_max),
+            ))
+        }
+    }
+
+    /// A sign of life: activates a pending lease, takes one out of grace, moves
+    /// it to `worker`, and carries it on.
+    ///
+    /// # Errors
+    /// `SESSION_UNKNOWN`; `INVALID_FIELD` for a TTL out of bounds.
+    pub fn renew(
+        &mut self,
+        id: &SessionId,
+        worker: Option<&WorkerId>,
+        ttl: Option<Duration>,
+        now: Now,
+        out: &mut Vec<Event>,
+    ) -> Result<Session, Rejection> {
+        self.expire(now, out);
+        if let Some(ttl) = ttl {
+            self.check_ttl(ttl)?;
+        }
+        let lease = self.leases.get_mut(id).ok_or_else(Rejection::session_unknown)?;
+        let session = &mut lease.session;
+        session.ttl = ttl.unwrap_or(session.ttl);
+        if let Some(worker) = worker {
+            session.worker = Some(worker.clone());
+        }
+        session.deadline = now.mono.plus(session.ttl);
+        lease.blamed = false;
+        let was = std::mem::replace(&mut session.state, State::Active);
+        if was == State::Pending {
+            self.pending -= 1;
+            if session.probe {
+                lease.healthy_at = Some(now.mono.plus(self.limits.breaker.probe_healthy_after));
+            }
+            out.push(Event::new(now, Subject::session(session), Kind::SessionActivated));
+        }
+        let session = session.clone();
+        if lease.next_wake() < lease.timer {
+            rearm(&mut self.timers, lease);
+        }
+        self.last_used = now.mono;
+        Ok(session)
+    }
+
+    /// Ends a session for its client. A session reported as failed ends as a
+    /// failure whatever is said now.
+    ///
+    /// # Errors
+    /// `SESSION_UNKNOWN`.
+    pub fn release(
+        &mut self,
+        id: &SessionId,
+        outcome: Outcome,
+        failure: Option<Failure>,
+        now: Now,
+        out: &mut Vec<Event>,
+    ) -> Result<Outcome, Rejection> {
+        self.expire(now, out);
+        let lease = self.leases.get_mut(id).ok_or_else(Rejection::session_unknown)?;
+        let outcome = if lease.session.failed { Outcome::Failure } else { outcome };
+        lease.failure = lease.failure.take().or(failure);
+        self.end(id, outcome, EndCause::Released, None, now, out);
+        Ok(outcome)
+    }
+
+    /// Marks a live session as failed: one sample, at most.
+    ///
+    /// # Errors
+    /// `SESSION_UNKNOWN`.
+    pub fn report(
+        &mut self,
+        id: &SessionId,
+        failure: Failure,
+        end: bool,
+        now: Now,
+        out: &mut Vec<Event>,
+    ) -> Result<(Session, bool), Rejection> {
+        self.expire(now, out);
+        let lease = self.leases.get_mut(id).ok_or_else(Rejection::session_unknown)?;
+        lease.failure = Some(failure.clone());
+        let first = !std::mem::replace(&mut lease.session.failed, true);
+        let session = lease.session.clone();
+        if first {
+            self.totals.failures += 1;
+        }
+        out.push(Event::new(now, Subject::session(&session), Kind::FailureReported(failure)));
+        let counted = self.sample(id, false, now, out);
+        if end {
+            self.end(id, Outcome::Failure, EndCause::Reported, None, now, out);
+        }
+        Ok((session, counted))
+    }
+
+    /// Ends a session by an operator's hand or a drain's.
+    ///
+    /// # Errors
+    /// `SESSION_UNKNOWN`.
+    pub fn revoke(
+        &mut self,
+        id: &SessionId,
+        cause: EndCause,
+        actor: Option<&Actor>,
+        now: Now,
+        out: &mut Vec<Event>,
+    ) -> Result<Session, Rejection> {
+        self.expire(now, out);
+        let lease = self.leases.get(id).ok_or_else(Rejection::session_unknown)?;
+        let session = lease.session.clone();
+        self.end(id, Outcome::Revoked, cause, actor, now, out);
+        Ok(session)
+    }
+
+    /// The worker went away: its leases wait for it, no longer than they would
+    /// have lived anyhow. Returns how many do. `blamed`: it held sessions of
+    /// this tenant alone.
+    pub fn detach(&mut self, worker: &WorkerId, blamed: bool, now: Now, out: &mut Vec<Event>) -> u32 {
+        self.expire(now, out);
+        let until = now.mono.plus(self.limits.lease.grace);
+        let mut waiting = 0;
+        for lease in self.leases.values_mut() {
+            if lease.session.worker.as_ref() != Some(worker) || lease.session.state == State::Grace {
+                continue;
+            }
+            waiting += 1;
+            // A pending lease keeps its state: it was nobody's to lose yet.
+            if lease.session.state == State::Active {
+                lease.session.state = State::Grace;
+                lease.blamed = blamed;
+            }
+            lease.session.deadline = lease.session.deadline.min(until);
+            if lease.next_wake() < lease.timer {
+                rearm(&mut self.timers, lease);
+            }
+        }
+        waiting
+    }
+
+    /// Lets time pass: due leases end, healthy probes count, the breaker moves.
+    /// At most [`EXPIRE_BATCH`] leases; true when more are due.
+    pub fn expire(&mut self, now: Now, out: &mut Vec<Event>) -> bool {
+        if let Some(change) = self.breaker.advance(now.mono, &self.limits.breaker) {
+            self.tell(now, change.into(), None, out);
+        }
+        for _ in 0..EXPIRE_BATCH {
+            let Some((_, id)) = self.timers.first().filter(|(at, _)| *at <= now.mono).cloned() else {
+                return false;
+            };
+            let Some(lease) = self.leases.get_mut(&id) else {
+                self.timers.pop_first();
+                continue;
+            };
+            if lease.session.deadline <= now.mono {
+                let (cause, blamed) = (cause_of(&lease.session), lease.blamed);
+                if blamed {
+                    self.sample(&id, false, now, out);
+                }
+                self.end(&id, Outcome::Lost, cause, None, now, out);
+                continue;
+            }
+            let healthy = lease.healthy_at.take_if(|at| *at <= now.mono).is_some()
+                && lease.session.state == State::Active
+                && !lease.session.failed;
+            rearm(&mut self.timers, lease);
+            if healthy {
+                self.sample(&id, true, now, out);
+            }
+        }
+        true
+    }
+
+    /// Gives a session's one sample to the breaker. True when it counted.
+    fn sample(&mut self, id: &SessionId, good: bool, now: Now, out: &mut Vec<Event>) -> bool {
+        let Some(lease) = self.leases.get_mut(id) else { return false };
+        // A probe that was healthy and fails after all re-opens a half-open
+        // breaker: its first sample was wrong, so this is no second one.
+        let correction = !good && lease.ticket.probe;
+        if std::mem::replace(&mut lease.sampled, true) && !correction {
+            return false;
+        }
+        let policy = &self.limits.breaker;
+        let (counted, change) = if good {
+            self.breaker.good(lease.ticket, now.mono, policy)
+        } else {
+            self.breaker.bad(lease.ticket, now.mono, policy)
+        };
+        if let Some(change) = change {
+            self.tell(now, change.into(), None, out);
+        }
+        counted
+    }
+
+    /// Ends a live session: the only way out of `leases`.
+    fn end(
+        &mut self,
+        id: &SessionId,
+        outcome: Outcome,
+        cause: EndCause,
+        actor: Option<&Actor>,
+        now: Now,
+        out: &mut Vec<Event>,
+    ) {
+        let counted = match outcome {
+            Outcome::Success => self.sample(id, true, now, out),
+            Outcome::Failure => {
+                let reported = self.leases.get(id).is_some_and(|lease| lease.session.failed);
+                if !reported {
+                    self.totals.failures += 1;
+                }
+                !reported && self.sample(id, false, now, out)
+            }
+            Outcome::Cancelled | Outcome::Lost | Outcome::Revoked => false,
+        };
+        let Some(lease) = self.leases.remove(id) else { return };
+        self.timers.remove(&(lease.timer, id.clone()));
+        if lease.session.state == State::Pending {
+            self.pending -= 1;
+        }
+        self.breaker.give_back(lease.ticket);
+        self.last_used = now.mono;
+        let kind = Kind::SessionEnded {
+            outcome,
+            cause,
+            held: now.mono.since(lease.session.acquired.mono),
+            failure: lease.failure,
+            counted: counted || (outcome == Outcome::Lost && lease.blamed),
+        };
+        out.push(Event::new(now, Subject::session(&lease.session), kind).by(actor));
+    }
+
+    fn tell(&self, now: Now, kind: Kind, actor: Option<&Actor>, out: &mut Vec<Event>) {
+        out.push(Event::new(now, Subject::tenant(&self.tenant), kind).by(actor));
+    }
+
+    /// Sets the run-time cap: `Some(None)` lifts it, `None` goes back to the
+    /// config's.
+    pub fn set_cap(&mut self, cap: Option<Option<u32>>, actor: &Actor, now: Now, out: &mut Vec<Event>) {
+        let before = self.cap();
+        self.cap_override = cap;
+        let after = self.cap();
+        self.tell(now, Kind::CapChanged { before, after }, Some(actor), out);
+    }
+
+    /// Refuses new sessions.
+    pub fn suspend(&mut self, actor: &Actor, now: Now, out: &mut Vec<Event>) {
+        self.suspension = Some(Suspension { actor: actor.clone(), since: now });
+        self.tell(now, Kind::Suspended, Some(actor), out);
+    }
+
+    /// Takes new sessions again.
+    pub fn resume(&mut self, actor: &Actor, now: Now, out: &mut Vec<Event>) {
+        self.suspension = None;
+        self.tell(now, Kind::Resumed, Some(actor), out);
+    }
+
+    /// Opens the breaker by hand.
+    ///
+    /// # Errors
+    /// `INVALID_FIELD` when the tenant's breaker is switched off.
+    pub fn open_breaker(
+        &mut self,
+        duration: Option<Duration>,
+        actor: &Actor,
+        now: Now,
+        out: &mut Vec<Event>,
+    ) -> Result<(), Rejection> {
+        if !self.limits.breaker.enabled {
+            return Err(Rejection::field("tenant", "its breaker is switched off in the config; suspend the tenant instead"));
+        }
+        let change = self.breaker.force_open(now.mono, &self.limits.breaker, duration);
+        self.tell(now, change.into(), Some(actor), out);
+        Ok(())
+    }
+
+    /// Closes the breaker and forgets its samples.
+    pub fn reset_breaker(&mut self, actor: &Actor, now: Now, out: &mut Vec<Event>) {
+        let change = self.breaker.reset();
+        self.tell(now, change.into(), Some(actor), out);
+    }
+
+    /// Takes one event from the tenant's budget of agent events per second.
+    pub fn may_publish(&mut self, per_second: u32, now: Now) -> bool {
+        self.events_budget.take(per_second, now.mono)
+    }
+
+    /// One live session.
+    #[must_use]
+    pub fn session(&self, id: &SessionId) -> Option<&Session> {
+        self.leases.get(id).map(|lease| &lease.session)
+    }
+
+    /// All live sessions, in no order.
+    pub fn sessions(&self) -> impl Iterator<Item = &Session> {
+        self.leases.values().map(|lease| &lease.session)
+    }
+
+    /// The tenant as others may see it.
+    #[must_use]
+    pub fn view(&self, now: Now) -> View {
+        View {
+            tenant: self.tenant.clone(),
+            live: self.live(),
+            pending: self.pending,
+            cap: self.cap(),
+            cap_overridden: self.cap_override.is_some(),
+            suspension: self.suspension.clone(),
+            breaker: self.breaker.view(now, &self.limits.breaker),
+            probes: match self.breaker.state() {
+                breaker::State::HalfOpen { live, healthy } => (live, healthy),
+                breaker::State::Closed | breaker::State::Open { .. } => (0, 0),
+            },
+            totals: self.totals,
+        }
+    }
+}
+
+const fn cause_of(session: &Session) -> EndCause {
+    match session.state {
+        State::Pending => EndCause::PendingExpired,
+        State::Active => EndCause::TtlExpired,
+        State::Grace => EndCause::WorkerLost,
+    }
+}
+
+fn rearm(timers: &mut BTreeSet<(Timestamp, SessionId)>, lease: &mut Lease) {
+    timers.remove(&(lease.timer, lease.session.id.clone()));
+    lease.timer = lease.next_wake();
+    timers.insert((lease.timer, lease.session.id.clone()));
+}
+
+/// A token bucket that holds one second's worth.
+#[derive(Debug, Default)]
+struct Budget {
+    left: f64,
+    filled: Option<Timestamp>,
+}
+
+impl Budget {
+    fn take(&mut self, per_second: u32, now: Timestamp) -> bool {
+        let full = f64::from(per_second);
+        let gained = self.filled.map_or(full, |at| now.since(at).as_secs_f64() * full);
+        self.left = (self.left + gained).min(full);
+        self.filled = Some(now);
+        let taken = self.left >= 1.0;
+        if taken {
+            self.left -= 1.0;
+        }
+        taken
+    }
+}

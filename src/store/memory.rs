@@ -1,0 +1,514 @@
+//! One machine's sessions, in memory.
+//!
+//! Each tenant has one small mutex round its pure state, so one tenant's flood
+//! contends with itself. Lock order, never the other way: a tenant's mutex, then
+//! an entry of `index`, `agents`, `workers`, then `ended`, then the event log.
+//! Nothing awaits under any of them.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use dashmap::{DashMap, Entry};
+use parking_lot::Mutex;
+
+use super::ended::{Ended, Ending};
+use crate::{
+    app::ports::{Change, EventSink, Publish, SessionStore, SharedCaps, StoreTotals, TenantSnapshot},
+    domain::{
+        admission::{Acquire, Grant, TenantState, View},
+        event::{Actor, Event, Kind, Subject},
+        limits::TenantLimits,
+        reject::{Reason, Rejection},
+        session::{AgentName, EndCause, Failure, Outcome, Session, SessionId, WorkerId},
+        tenant::TenantId,
+        time::{Now, Timestamp},
+    },
+};
+
+/// `next_due` of a tenant that waits for nothing.
+const NEVER: u64 = u64::MAX;
+
+struct Tenant {
+    /// When its state next changes by itself, in microseconds of the monotonic
+    /// clock: read by the timer without taking the lock.
+    next_due: AtomicU64,
+    slot: Mutex<Slot>,
+}
+
+struct Slot {
+    state: TenantState,
+    known: bool,
+    /// Dropped from the table: whoever still holds it must look again.
+    gone: bool,
+}
+
+/// The store.
+pub struct MemoryStore {
+    tenants: DashMap<TenantId, Arc<Tenant>>,
+    /// Live sessions only.
+    index: DashMap<SessionId, TenantId>,
+    /// Live sessions by agent; unnamed agents under none.
+    agents: DashMap<AgentName, u32>,
+    /// Live sessions by worker and tenant: says whom to blame for its death.
+    workers: DashMap<WorkerId, HashMap<TenantId, u32>>,
+    ended: Mutex<Ended>,
+    live: AtomicU32,
+    unknown: AtomicU32,
+    started: AtomicU64,
+    failures: AtomicU64,
+    sink: Arc<dyn EventSink>,
+}
+
+impl MemoryStore {
+    /// An empty store that remembers at most `ended` ids of ended sessions, for
+    /// `ended_for`.
+    #[must_use]
+    pub fn new(sink: Arc<dyn EventSink>, ended: usize, ended_for: Duration) -> Self {
+        Self {
+            tenants: DashMap::new(),
+            index: DashMap::new(),
+            agents: DashMap::new(),
+            workers: DashMap::new(),
+            ended: Mutex::new(Ended::new(ended, ended_for)),
+            live: AtomicU32::new(0),
+            unknown: AtomicU32::new(0),
+            started: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+            sink,
+        }
+    }
+
+    fn find(&self, tenant: &TenantId) -> Option<Arc<Tenant>> {
+        self.tenants.get(tenant).map(|found| Arc::clone(&found))
+    }
+
+    /// The tenant's state, made where there is none. A made-up tenant can be
+    /// refused one; a configured one never is, its number is the config's.
+    fn find_or_make(
+        &self,
+        tenant: &TenantId,
+        known: bool,
+        limits: TenantLimits,
+        max_unknown: u32,
+        now: Now,
+    ) -> Result<Arc<Tenant>, Rejection> {
+        if let Some(found) = self.find(tenant) {
+            return Ok(found);
+        }
+        match self.tenants.entry(tenant.clone()) {
+            Entry::Occupied(found) => Ok(Arc::clone(found.get())),
+            Entry::Vacant(place) => {
+                if !known {
+                    take_one(&self.unknown, max_unknown)
+                        .map_err(|_| Rejection::limit_reached("tenants without a config entry", max_unknown))?;
+                }
+                let slot = Slot { state: TenantState::new(tenant.clone(), limits, now), known, gone: false };
+                let made = Arc::new(Tenant { next_due: AtomicU64::new(NEVER), slot: Mutex::new(slot) });
+                Ok(Arc::clone(&place.insert(made)))
+            }
+        }
+    }
+
+    /// One step on a tenant's state: decides, books what changed, tells it.
+    /// `None` when the state was dropped meanwhile.
+    fn step<R>(
+        &self,
+        tenant: &Tenant,
+        now: Now,
+        decide: impl FnOnce(&mut Slot, &mut Vec<Event>) -> R,
+    ) -> Option<R> {
+        let mut slot = tenant.slot.lock();
+        if slot.gone {
+            return None;
+        }
+        let mut events = Vec::new();
+        // Booked before the decision, which looks into the tables: a session
+        // that is due has ended by now, also for a retry of its own id.
+        slot.state.expire(now, &mut events);
+        let due = events.len();
+        events.iter().for_each(|event| self.book(event, now));
+        let result = decide(&mut slot, &mut events);
+        events.iter().skip(due).for_each(|event| self.book(event, now));
+        let due = slot.state.next_due().map_or(NEVER, micros);
+        tenant.next_due.store(due, Ordering::Release);
+        if !events.is_empty() {
+            self.sink.append(events);
+        }
+        Some(result)
+    }
+
+    /// Keeps the tables beside the tenants true to their events.
+    fn book(&self, event: &Event, now: Now) {
+        let Subject { tenant: Some(tenant), session: Some(id), agent, worker } = &event.subject else {
+            return;
+        };
+        match &event.kind {
+            Kind::SessionAcquired { .. } => {
+                self.index.insert(id.clone(), tenant.clone());
+                self.started.fetch_add(1, Ordering::Relaxed);
+                self.count_worker(worker.as_ref(), tenant, 1);
+            }
+            Kind::FailureReported(_) => {
+                self.failures.fetch_add(1, Ordering::Relaxed);
+            }
+            Kind::SessionEnded { outcome, .. } => {
+                self.index.remove(id);
+                self.live.fetch_sub(1, Ordering::AcqRel);
+                if let Some(agent) = agent
+                    && let Entry::Occupied(mut count) = self.agents.entry(agent.clone())
+                {
+                    *count.get_mut() -= 1;
+                    if *count.get() == 0 {
+                        count.remove();
+                    }
+                }
+                self.count_worker(worker.as_ref(), tenant, -1);
+                let ending = Ending { tenant: tenant.clone(), outcome: *outcome };
+                self.ended.lock().insert(id.clone(), ending, now.mono);
+            }
+            _ => {}
+        }
+    }
+
+    fn count_worker(&self, worker: Option<&WorkerId>, tenant: &TenantId, by: i32) {
+        let Some(worker) = worker else { return };
+        let mut counts = self.workers.entry(worker.clone()).or_default();
+        let count = counts.entry(tenant.clone()).or_default();
+        *count = count.saturating_add_signed(by);
+        if *count == 0 {
+            counts.remove(tenant);
+        }
+        let empty = counts.is_empty();
+        drop(counts);
+        if empty {
+            self.workers.remove_if(worker, |_, counts| counts.is_empty());
+        }
+    }
+
+    /// A step on the tenant of a session.
+    fn on_session<R>(
+        &self,
+        id: &SessionId,
+        now: Now,
+        decide: impl FnOnce(&mut Slot, &mut Vec<Event>) -> Result<R, Rejection>,
+    ) -> Result<R, Rejection> {
+        let tenant = self.index.get(id).map(|tenant| tenant.clone());
+        let Some(tenant) = tenant else { return Err(self.not_live(id)) };
+        let decided = self.find(&tenant).and_then(|found| self.step(&found, now, decide));
+        match decided {
+            // It may have ended by being due in this very step.
+            None => Err(self.not_live(id)),
+            Some(Err(refused)) if refused.reason == Reason::SessionUnknown => Err(self.not_live(id)),
+            Some(result) => result.map_err(|refused| refused.of(&tenant)),
+        }
+    }
+
+    fn not_live(&self, id: &SessionId) -> Rejection {
+        match self.ended.lock().get(id) {
+            Some(ending) => Rejection::ended(ending.outcome).of(&ending.tenant),
+            None => Rejection::session_unknown(),
+        }
+    }
+
+    /// Room for one more on the machine and the agent, in the order of the
+    /// refusals; taken when `take`.
+    fn claim(&self, agent: Option<&AgentName>, caps: SharedCaps, take: bool) -> Result<(), Rejection> {
+        let full_machine = |live| Rejection::at_cap(Reason::MachineAtCap, "this machine", caps.machine, live);
+        let take_machine = || {
+            if take {
+                take_one(&self.live, caps.machine).map_err(full_machine)
+            } else {
+                let live = self.live.load(Ordering::Acquire);
+                if live < caps.machine { Ok(()) } else { Err(full_machine(live)) }
+            }
+        };
+        let Some(agent) = agent else { return take_machine() };
+        let entry = self.agents.entry(agent.clone());
+        let live = if let Entry::Occupied(count) = &entry { *count.get() } else { 0 };
+        if let Some(cap) = caps.agent.filter(|cap| live >= *cap) {
+            return Err(Rejection::at_cap(Reason::AgentAtCap, &format!("agent {agent}"), cap, live));
+        }
+        take_machine()?;
+        if take {
+            *entry.or_insert(0) += 1;
+        }
+        Ok(())
+    }
+}
+
+/// Adds one unless that would pass `max`; the count that was met otherwise.
+fn take_one(count: &AtomicU32, max: u32) -> Result<(), u32> {
+    count
+        .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < max).then_some(n + 1))
+        .map(|_| ())
+}
+
+fn micros(at: Timestamp) -> u64 {
+    u64::try_from(at.since_origin().as_micros()).unwrap_or(NEVER - 1)
+}
+
+#[async_trait]
+impl SessionStore for MemoryStore {
+    async fn acquire(
+        &self,
+        tenant: &TenantId,
+        known: bool,
+        limits: TenantLimits,
+        request: Acquire,
+        caps: SharedCaps,
+        now: Now,
+    ) -> Result<Grant, Rejection> {
+        loop {
+            let found = self.find_or_make(tenant, known, limits, caps.unknown_tenants, now)?;
+            let decided = self.step(&found, now, |slot, events| {
+                let live = slot.state.session(&request.session);
+                let previous = live.and_then(|s| s.worker.clone());
+                if live.is_none() && let Some(ending) = self.ended.lock().get(&request.session) {
+                    return Err(if ending.tenant == *tenant {
+                        Rejection::ended(ending.outcome).of(tenant)
+                    } else {
+                        conflict().of(tenant)
+                    });
+                }
+                let place = match self.index.entry(request.session.clone()) {
+                    Entry::Occupied(owner) if owner.get() != tenant => return Err(conflict().of(tenant)),
+                    place => place,
+                };
+                // Not held across the transition: booking what it ends takes
+                // the table again.
+                let fresh = matches!(place, Entry::Vacant(_));
+                place.or_insert_with(|| tenant.clone());
+                let claim = |take| self.claim(request.agent.as_ref(), caps, take);
+                let granted = slot.state.acquire(&request, claim, now, events);
+                match &granted {
+                    Ok(grant) if !grant.created => {
+                        let now_with = grant.session.worker.as_ref();
+                        if now_with != previous.as_ref() {
+                            self.count_worker(previous.as_ref(), tenant, -1);
+                            self.count_worker(now_with, tenant, 1);
+                        }
+                    }
+                    Ok(_) => {}
+                    Err(_) if fresh => {
+                        self.index.remove(&request.session);
+                    }
+                    Err(_) => {}
+                }
+                granted
+            });
+            if let Some(result) = decided {
+                return result;
+            }
+        }
+    }
+
+    async fn renew(
+        &self,
+        id: &SessionId,
+        worker: Option<&WorkerId>,
+        ttl: Option<Duration>,
+        now: Now,
+    ) -> Result<Session, Rejection> {
+        self.on_session(id, now, |slot, events| {
+            let before = slot.state.session(id).and_then(|s| s.worker.clone());
+            let session = slot.state.renew(id, worker, ttl, now, events)?;
+            if session.worker != before {
+                self.count_worker(before.as_ref(), &session.tenant, -1);
+                self.count_worker(session.worker.as_ref(), &session.tenant, 1);
+            }
+            Ok(session)
+        })
+    }
+
+    async fn release(
+        &self,
+        id: &SessionId,
+        outcome: Outcome,
+        failure: Option<Failure>,
+        now: Now,
+    ) -> Result<Outcome, Rejection> {
+        self.on_session(id, now, |slot, events| {
+            let reported = slot.state.session(id).is_some_and(|s| s.failed);
+            let booked = slot.state.release(id, outcome, failure, now, events)?;
+            if booked == Outcome::Failure && !reported {
+                self.failures.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(booked)
+        })
+    }
+
+    async fn report(
+        &self,
+        id: &SessionId,
+        failure: Failure,
+        end: bool,
+        now: Now,
+    ) -> Result<(Session, bool), Rejection> {
+        self.on_session(id, now, |slot, events| slot.state.report(id, failure, end, now, events))
+    }
+
+    async fn revoke(
+        &self,
+        id: &SessionId,
+        cause: EndCause,
+        actor: Option<&Actor>,
+        now: Now,
+    ) -> Result<Session, Rejection> {
+        self.on_session(id, now, |slot, events| slot.state.revoke(id, cause, actor, now, events))
+    }
+
+    async fn publish(&self, event: Publish, now: Now) -> Result<(), Rejection> {
+        let id = event.session.clone();
+        self.renew(&id, None, None, now).await?;
+        self.on_session(&id, now, |slot, events| {
+            let session = slot.state.session(&id).ok_or_else(Rejection::session_unknown)?;
+            let subject = Subject::session(session);
+            if !slot.state.may_publish(event.per_second, now) {
+                return Err(Rejection::limit_reached("agent events per second of the tenant", event.per_second));
+            }
+            let kind = Kind::AgentEvent { name: event.name, severity: event.severity, attributes: event.attributes };
+            events.push(Event::new(now, subject, kind));
+            Ok(())
+        })
+    }
+
+    async fn detach(&self, worker: &WorkerId, now: Now) -> u32 {
+        let tenants: Vec<TenantId> = match self.workers.get(worker) {
+            Some(counts) => counts.keys().cloned().collect(),
+            None => return 0,
+        };
+        let blamed = tenants.len() == 1;
+        let mut waiting = 0;
+        for tenant in tenants {
+            if let Some(found) = self.find(&tenant) {
+                waiting += self
+                    .step(&found, now, |slot, events| slot.state.detach(worker, blamed, now, events))
+                    .unwrap_or(0);
+            }
+        }
+        waiting
+    }
+
+    async fn expire(&self, idle_after: Duration, now: Now) -> Option<Timestamp> {
+        let due = micros(now.mono);
+        // The ids first: no table guard is held while a tenant is locked.
+        let all: Vec<(TenantId, Arc<Tenant>)> =
+            self.tenants.iter().map(|e| (e.key().clone(), Arc::clone(e.value()))).collect();
+        let mut next = NEVER;
+        for (id, tenant) in all {
+            while tenant.next_due.load(Ordering::Acquire) <= due {
+                let more = self.step(&tenant, now, |slot, events| slot.state.expire(now, events));
+                if more != Some(true) {
+                    break;
+                }
+            }
+            next = next.min(tenant.next_due.load(Ordering::Acquire));
+            if tenant.next_due.load(Ordering::Acquire) == NEVER {
+                let mut slot = tenant.slot.lock();
+                if !slot.gone && slot.state.is_idle(now, slot.known, idle_after) {
+                    slot.gone = true;
+                    if !slot.known {
+                        self.unknown.fetch_sub(1, Ordering::AcqRel);
+                    }
+                    self.tenants.remove(&id);
+                }
+            }
+        }
+        self.ended.lock().forget(now.mono);
+        (next != NEVER).then(|| Timestamp::new(Duration::from_micros(next)))
+    }
+
+    async fn change(
+        &self,
+        tenant: &TenantId,
+        known: bool,
+        limits: TenantLimits,
+        change: Change,
+        actor: &Actor,
+        now: Now,
+    ) -> Result<View, Rejection> {
+        loop {
+            let found = self.find_or_make(tenant, known, limits, u32::MAX, now)?;
+            let decided = self.step(&found, now, |slot, events| {
+                slot.state.expire(now, events);
+                match &change {
+                    Change::Cap(cap) => slot.state.set_cap(*cap, actor, now, events),
+                    Change::Suspend => slot.state.suspend(actor, now, events),
+                    Change::Resume => slot.state.resume(actor, now, events),
+                    Change::OpenBreaker(duration) => {
+                        slot.state.open_breaker(*duration, actor, now, events)?;
+                    }
+                    Change::ResetBreaker => slot.state.reset_breaker(actor, now, events),
+                }
+                Ok(slot.state.view(now))
+            });
+            if let Some(result) = decided {
+                return result.map_err(|refused: Rejection| refused.of(tenant));
+            }
+        }
+    }
+
+    async fn configure(
+        &self,
+        tenant: &TenantId,
+        known: bool,
+        limits: TenantLimits,
+        version: &str,
+        now: Now,
+    ) {
+        let Some(found) = self.find(tenant) else { return };
+        self.step(&found, now, |slot, events| {
+            match (slot.known, known) {
+                (true, false) => _ = self.unknown.fetch_add(1, Ordering::AcqRel),
+                (false, true) => _ = self.unknown.fetch_sub(1, Ordering::AcqRel),
+                (true, true) | (false, false) => {}
+            }
+            slot.known = known;
+            let kind = Kind::ConfigChanged { version: version.to_owned() };
+            events.push(Event::new(now, Subject::tenant(tenant), kind));
+            slot.state.configure(limits, now, events);
+        });
+    }
+
+    async fn session(&self, id: &SessionId) -> Result<Session, Rejection> {
+        let tenant = self.index.get(id).map(|tenant| tenant.clone());
+        tenant
+            .and_then(|tenant| self.find(&tenant))
+            .and_then(|found| found.slot.lock().state.session(id).cloned())
+            .ok_or_else(|| self.not_live(id))
+    }
+
+    async fn tenants(&self) -> Vec<TenantId> {
+        self.tenants.iter().map(|entry| entry.key().clone()).collect()
+    }
+
+    async fn snapshot(&self, tenant: &TenantId, now: Now) -> Option<TenantSnapshot> {
+        let found = self.find(tenant)?;
+        let slot = found.slot.lock();
+        (!slot.gone).then(|| TenantSnapshot {
+            view: slot.state.view(now),
+            sessions: slot.state.sessions().cloned().collect(),
+            as_of: self.sink.head(),
+        })
+    }
+
+    async fn totals(&self) -> StoreTotals {
+        StoreTotals {
+            started: self.started.load(Ordering::Relaxed),
+            failures: self.failures.load(Ordering::Relaxed),
+            live: self.live.load(Ordering::Acquire),
+            tenants: u32::try_from(self.tenants.len()).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+fn conflict() -> Rejection {
+    Rejection::new(Reason::SessionConflict, "the session id is in use elsewhere; session ids must be unique")
+}

@@ -1,0 +1,5 @@
+//! Where sessions are held. `memory` is one machine's; each store answers the
+//! port `app::ports::SessionStore`.
+
+pub mod ended;
+pub mod memory;
