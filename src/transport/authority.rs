@@ -27,19 +27,21 @@
 //!
 //! # Bounds
 //!
-//! At most [`LIMIT`] bytes on the wire are held, frame headers and padding
-//! counted; beyond them the block is let go untouched and `h2`, whose own limit
-//! is lower, judges it. Beside them stand the list of the block's fragments (one
-//! per non-empty frame, no more than a few times the held bytes) and, while
-//! a block is walked, one copy. What is ready but did not fit the reader's
-//! buffer is less than a block and one read. All of it is given back once read.
+//! At most 64 KiB on the wire are held, frame headers and padding counted;
+//! beyond them the block is let go untouched and `h2`, whose own limit is lower
+//! unless configured otherwise, judges it. (Should such a block bring an
+//! authority into the dynamic table, later references to it are refused as
+//! well.) Beside them stand the list of the block's fragments (one per non-empty
+//! frame: no more than twice the held bytes) and, while a block is walked, one
+//! copy. What is ready but did not fit the reader's buffer is at most a block
+//! and one read. All of it is given back once read.
 //!
 //! # In doubt
 //!
 //! A peer that does not begin with the preface of HTTP/2, a frame out of order,
 //! a block that cannot be walked: the bytes pass as they came, from there on for
-//! the rest of the connection. Each of these is a connection error for `h2`, and
-//! it is `h2` that says so.
+//! the rest of the connection. Each of these ends the connection in `h2`, and it
+//! is `h2` that says so.
 
 use std::io::{self, IoSlice};
 use std::ops::Range;
