@@ -1,0 +1,6 @@
+//! What lies between an accepted socket and the gRPC server.
+pub mod authority;
+mod hpack;
+mod huffman;
+
+pub use authority::AuthorityFix;
