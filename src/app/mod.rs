@@ -1,2 +1,4 @@
 //! The use cases.
+pub mod events;
 pub mod ports;
+pub mod workers;

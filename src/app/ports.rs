@@ -145,6 +145,9 @@ pub trait SessionStore: Send + Sync {
     /// The worker went away. Returns how many of its sessions wait for it.
     async fn detach(&self, worker: &WorkerId, now: Now) -> u32;
 
+    /// The worker is back: its waiting sessions go on.
+    async fn attach(&self, worker: &WorkerId, now: Now);
+
     /// Lets time pass. Returns when it wants to be asked again, at the latest.
     async fn expire(&self, idle_after: Duration, now: Now) -> Option<Timestamp>;
 

@@ -462,6 +462,18 @@ impl TenantState {
         waiting
     }
 
+    /// The worker is back: its waiting leases go on.
+    pub fn attach(&mut self, worker: &WorkerId, now: Now) {
+        for lease in self.leases.values_mut() {
+            let session = &mut lease.session;
+            if session.worker.as_ref() == Some(worker) && session.state == State::Grace {
+                session.state = State::Active;
+                session.deadline = now.mono.plus(session.ttl);
+                lease.blamed = false;
+            }
+        }
+    }
+
     /// Lets time pass: due leases end, healthy probes count, the breaker moves.
     /// At most [`EXPIRE_BATCH`] leases; true when more are due.
     pub fn expire(&mut self, now: Now, out: &mut Vec<Event>) -> bool {

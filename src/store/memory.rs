@@ -396,6 +396,16 @@ impl SessionStore for MemoryStore {
         waiting
     }
 
+    async fn attach(&self, worker: &WorkerId, now: Now) {
+        let tenants: Vec<TenantId> = match self.workers.get(worker) {
+            Some(counts) => counts.keys().cloned().collect(),
+            None => return,
+        };
+        for found in tenants.iter().filter_map(|tenant| self.find(tenant)) {
+            self.step(&found, now, |slot, _| slot.state.attach(worker, now));
+        }
+    }
+
     async fn expire(&self, idle_after: Duration, now: Now) -> Option<Timestamp> {
         let due = micros(now.mono);
         // The ids first: no table guard is held while a tenant is locked.
