@@ -1,18 +1,19 @@
 //! What the use cases need from the world.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use crate::domain::{
+use crate::{config::Config, domain::{
     admission::{Acquire, Grant, View},
     event::{Actor, Event, Severity},
     limits::TenantLimits,
     reject::Rejection,
     session::{EndCause, Failure, Outcome, Session, SessionId, WorkerId},
     tenant::TenantId,
+    provider::{ResolvedConfig, TenantConfig},
     time::{Now, Timestamp},
-};
+}};
 
 /// Where `now` comes from. Read once per call, at its start.
 pub trait Clock: Send + Sync {
@@ -184,4 +185,24 @@ pub trait SessionStore: Send + Sync {
 
     /// Figures of the whole.
     async fn totals(&self) -> StoreTotals;
+}
+
+/// Where config comes from.
+#[async_trait]
+pub trait ConfigSource: Send + Sync {
+    /// Reads and validates the whole config anew.
+    ///
+    /// # Errors
+    /// What is wrong, without any secret.
+    async fn load(&self) -> Result<Config, String>;
+
+    /// Puts a tenant's credentials in the place of their references.
+    ///
+    /// # Errors
+    /// What could not be resolved, without any secret.
+    async fn resolve(
+        &self,
+        config: Arc<TenantConfig>,
+        max_bytes: usize,
+    ) -> Result<ResolvedConfig, String>;
 }

@@ -1,0 +1,219 @@
+//! What operators change: tenants by hand, the config, and the end.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::{
+    Caller, Drain, ReloadFailure, Sidecar, permit,
+    ports::{Change, EventSink as _},
+    read::TenantReport,
+    workers::Notice,
+};
+use crate::{
+    config::{self, Config},
+    domain::{
+        event::{Actor, Event, Kind, Subject},
+        limits::TenantLimits,
+        reject::{Reason, Rejection},
+        session::{EndCause, Session, SessionId},
+        tenant::TenantId,
+    },
+};
+
+/// What a reload did.
+#[derive(Debug, Clone)]
+pub struct Reloaded {
+    /// Tenants whose config changed.
+    pub tenants_changed: u32,
+    /// Settings that need a restart to hold.
+    pub restart_required: Vec<String>,
+}
+
+impl Sidecar {
+    /// Changes a tenant by hand.
+    ///
+    /// # Errors
+    /// `NOT_PERMITTED`, `TENANT_UNKNOWN`, `INVALID_FIELD`.
+    pub async fn change(
+        &self,
+        caller: &Caller,
+        tenant: &TenantId,
+        change: Change,
+        actor: &Actor,
+    ) -> Result<TenantReport, Rejection> {
+        permit(caller)?;
+        let config = self.config().tenant(tenant);
+        let known = config.as_ref().is_some_and(|config| config.known);
+        let limits = config.as_ref().map_or_else(TenantLimits::default, |config| config.limits);
+        let view = self.store.change(tenant, known, limits, change, actor, self.now()).await?;
+        Ok(TenantReport { view, config })
+    }
+
+    /// Ends a session by hand and tells its worker.
+    ///
+    /// # Errors
+    /// `NOT_PERMITTED`, `SESSION_UNKNOWN`, `SESSION_ENDED`.
+    pub async fn revoke(
+        &self,
+        caller: &Caller,
+        id: &SessionId,
+        actor: &Actor,
+    ) -> Result<Session, Rejection> {
+        permit(caller)?;
+        self.end_by_hand(id, EndCause::Revoked, Some(actor)).await
+    }
+
+    async fn end_by_hand(
+        &self,
+        id: &SessionId,
+        cause: EndCause,
+        actor: Option<&Actor>,
+    ) -> Result<Session, Rejection> {
+        let session = self.store.revoke(id, cause, actor, self.now()).await?;
+        if let Some(worker) = &session.worker {
+            let notice = Notice::Revoked {
+                session: session.id.clone(),
+                tenant: session.tenant.clone(),
+                cause,
+                note: actor.map(|actor| actor.note.clone()).unwrap_or_default(),
+            };
+            self.workers.tell(worker, &notice);
+        }
+        Ok(session)
+    }
+
+    /// Reads the config again; a bad one is refused and the running one kept.
+    ///
+    /// # Errors
+    /// `RELOAD_FAILED`.
+    pub async fn reload(&self, actor: Option<&Actor>) -> Result<Reloaded, Rejection> {
+        // One at a time: two could otherwise finish in the wrong order.
+        let _turn = self.reloading.lock().await;
+        let loaded = self.source.load().await;
+        let now = self.now();
+        let (result, kind) = match loaded {
+            Ok(new) => {
+                let reloaded = self.swap(new).await;
+                *self.loaded.lock() = now;
+                *self.reload_failure.lock() = None;
+                let kind = Kind::Reloaded { error: None, tenants_changed: reloaded.tenants_changed };
+                (Ok(reloaded), kind)
+            }
+            Err(error) => {
+                *self.reload_failure.lock() = Some(ReloadFailure { error: error.clone(), at: now });
+                let kind = Kind::Reloaded { error: Some(error.clone()), tenants_changed: 0 };
+                let refused = Rejection::new(
+                    Reason::ReloadFailed,
+                    format!("the running config is kept: {error}"),
+                );
+                (Err(refused), kind)
+            }
+        };
+        self.events.append(vec![Event::new(now, Subject::default(), kind).by(actor)]);
+        result
+    }
+
+    async fn swap(&self, new: Config) -> Reloaded {
+        let old = self.config();
+        let changes = config::diff(&old, &new);
+        self.config.store(std::sync::Arc::new(new));
+        let mut concerned = changes.tenants.clone();
+        if changes.defaults_changed {
+            // Those on the defaults are known only by their state.
+            let new = self.config();
+            let live = self.store.tenants().await;
+            concerned.extend(live.into_iter().filter(|id| !new.tenants.contains_key(id)));
+            concerned.sort_unstable();
+            concerned.dedup();
+        }
+        for tenant in &concerned {
+            self.apply(tenant).await;
+        }
+        Reloaded {
+            tenants_changed: u32::try_from(changes.tenants.len()).unwrap_or(u32::MAX),
+            restart_required: changes.restart_required,
+        }
+    }
+
+    /// Brings a tenant's state, and the workers that serve it, to the running
+    /// config.
+    async fn apply(&self, tenant: &TenantId) {
+        let config = self.config().tenant(tenant);
+        let known = config.as_ref().is_some_and(|config| config.known);
+        let limits = config.as_ref().map_or_else(TenantLimits::default, |config| config.limits);
+        let version = config.map(|config| config.version.clone()).unwrap_or_default();
+        self.config_failing.remove(tenant);
+        let now = self.now();
+        self.store.configure(tenant, known, limits, &version, now).await;
+        let Some(snapshot) = self.store.snapshot(tenant, now).await else { return };
+        let mut by_worker = std::collections::BTreeMap::<_, Vec<SessionId>>::new();
+        for session in snapshot.sessions {
+            if let Some(worker) = session.worker {
+                by_worker.entry(worker).or_default().push(session.id);
+            }
+        }
+        for (worker, sessions) in by_worker {
+            let notice = Notice::ConfigChanged {
+                tenant: tenant.clone(),
+                version: version.clone(),
+                sessions,
+            };
+            self.workers.tell(&worker, &notice);
+        }
+    }
+
+    /// The drain under way.
+    #[must_use]
+    pub fn draining(&self) -> Option<Drain> {
+        *self.drain.borrow()
+    }
+
+    /// Tells when a drain begins.
+    #[must_use]
+    pub fn on_drain(&self) -> watch::Receiver<Option<Drain>> {
+        self.drain.subscribe()
+    }
+
+    /// Begins to drain; a second call changes nothing. Returns the drain and
+    /// the sessions still live.
+    pub async fn begin_drain(&self, deadline: Option<Duration>, actor: Option<&Actor>) -> (Drain, u32) {
+        let now = self.now();
+        let asked = Drain {
+            since: now,
+            deadline: deadline.unwrap_or_else(|| self.config().drain_timeout),
+        };
+        let began = self.drain.send_if_modified(|drain| {
+            let first = drain.is_none();
+            drain.get_or_insert(asked);
+            first
+        });
+        let live = self.store.totals().await.live;
+        let drain = self.draining().unwrap_or(asked);
+        if began {
+            let kind = Kind::Draining { deadline: drain.deadline, live };
+            self.events.append(vec![Event::new(now, Subject::default(), kind).by(actor)]);
+            self.workers.tell_all(&Notice::Draining { deadline: drain.deadline });
+        }
+        (drain, live)
+    }
+
+    /// How many sessions are live.
+    pub async fn live(&self) -> u32 {
+        self.store.totals().await.live
+    }
+
+    /// Ends what is still live at the drain deadline.
+    pub async fn end_all(&self) -> u32 {
+        let now = self.now();
+        let mut ended = 0;
+        for tenant in self.store.tenants().await {
+            let Some(snapshot) = self.store.snapshot(&tenant, now).await else { continue };
+            for session in snapshot.sessions {
+                let done = self.end_by_hand(&session.id, EndCause::DrainDeadline, None).await;
+                ended += u32::from(done.is_ok());
+            }
+        }
+        ended
+    }
+}

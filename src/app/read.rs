@@ -1,0 +1,156 @@
+//! What operators read: snapshots and lists. Never a credential.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{Drain, ReloadFailure, Sidecar, permit, ports::StoreTotals};
+use crate::domain::{
+    admission::{TenantState, View},
+    provider::TenantConfig,
+    reject::{Reason, Rejection},
+    session::Session,
+    tenant::TenantId,
+    time::Now,
+};
+
+/// A tenant with what its config says.
+#[derive(Debug, Clone)]
+pub struct TenantReport {
+    /// Its state.
+    pub view: View,
+    /// Its config; none when it is unknown and unknown tenants are rejected.
+    pub config: Option<Arc<TenantConfig>>,
+}
+
+/// Figures of the whole sidecar.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "watch_service.proto documents each field")]
+pub struct Report {
+    pub now: Now,
+    pub started: Now,
+    pub totals: StoreTotals,
+    pub pending: u32,
+    pub by_tenant: BTreeMap<String, u32>,
+    pub by_agent: BTreeMap<String, u32>,
+    pub rejections: BTreeMap<&'static str, u64>,
+    pub workers: u32,
+    pub loaded: Now,
+    pub reload_failure: Option<ReloadFailure>,
+    pub drain: Option<Drain>,
+    pub head: u64,
+}
+
+impl Sidecar {
+    /// Figures of the whole.
+    ///
+    /// # Errors
+    /// `NOT_PERMITTED`.
+    pub async fn report_all(&self, caller: &super::Caller) -> Result<Report, Rejection> {
+        use super::ports::EventSink as _;
+        permit(caller)?;
+        let now = self.now();
+        let mut report = Report {
+            now,
+            started: self.started,
+            totals: self.store.totals().await,
+            pending: 0,
+            by_tenant: BTreeMap::new(),
+            by_agent: BTreeMap::new(),
+            rejections: self.rejections.iter().map(|e| (e.key().name(), *e.value())).collect(),
+            workers: u32::try_from(self.workers.count()).unwrap_or(u32::MAX),
+            loaded: *self.loaded.lock(),
+            reload_failure: self.reload_failure.lock().clone(),
+            drain: self.draining(),
+            head: self.events.head(),
+        };
+        for tenant in self.store.tenants().await {
+            let Some(snapshot) = self.store.snapshot(&tenant, now).await else { continue };
+            report.pending += snapshot.view.pending;
+            if snapshot.view.live > 0 {
+                report.by_tenant.insert(tenant.to_string(), snapshot.view.live);
+            }
+            for session in snapshot.sessions {
+                let agent = session.agent.map(|agent| agent.to_string()).unwrap_or_default();
+                *report.by_agent.entry(agent).or_default() += 1;
+            }
+        }
+        // The parts are read one by one; the whole must not contradict them.
+        report.totals.live = report.by_tenant.values().sum();
+        Ok(report)
+    }
+
+    /// Live sessions, ordered by id.
+    ///
+    /// # Errors
+    /// `NOT_PERMITTED`.
+    pub async fn sessions(&self, caller: &super::Caller) -> Result<Vec<Session>, Rejection> {
+        permit(caller)?;
+        let now = self.now();
+        let mut all = Vec::new();
+        for tenant in self.store.tenants().await {
+            if let Some(snapshot) = self.store.snapshot(&tenant, now).await {
+                all.extend(snapshot.sessions);
+            }
+        }
+        all.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+        Ok(all)
+    }
+
+    /// Tenants that are configured or have state, ordered by id.
+    ///
+    /// # Errors
+    /// `NOT_PERMITTED`.
+    pub async fn tenants(&self, caller: &super::Caller) -> Result<Vec<TenantId>, Rejection> {
+        permit(caller)?;
+        let mut all = self.store.tenants().await;
+        all.extend(self.config().tenants.keys().cloned());
+        all.sort_unstable();
+        all.dedup();
+        Ok(all)
+    }
+
+    /// One tenant.
+    ///
+    /// # Errors
+    /// `NOT_PERMITTED`; `TENANT_UNKNOWN` when it is neither configured nor has
+    /// state.
+    pub async fn tenant(
+        &self,
+        caller: &super::Caller,
+        tenant: &TenantId,
+    ) -> Result<TenantReport, Rejection> {
+        permit(caller)?;
+        let now = self.now();
+        let config = self.config().tenant(tenant);
+        if let Some(snapshot) = self.store.snapshot(tenant, now).await {
+            return Ok(TenantReport { view: snapshot.view, config });
+        }
+        match config.filter(|config| config.known || tenant.as_str() == "default") {
+            Some(config) => {
+                let view = TenantState::new(tenant.clone(), config.limits, now).view(now);
+                Ok(TenantReport { view, config: Some(config) })
+            }
+            None => Err(Rejection::new(
+                Reason::TenantUnknown,
+                format!("tenant {tenant} has no config entry and no sessions"),
+            )
+            .of(tenant)),
+        }
+    }
+
+    /// One tenant with its sessions, at one place of the log; for watchers.
+    pub async fn tenant_snapshot(
+        &self,
+        tenant: &TenantId,
+    ) -> Option<(TenantReport, Vec<Session>, u64)> {
+        let config = self.config().tenant(tenant);
+        let snapshot = self.store.snapshot(tenant, self.now()).await?;
+        Some((TenantReport { view: snapshot.view, config }, snapshot.sessions, snapshot.as_of))
+    }
+
+    /// Tenants that have state; for watchers.
+    pub async fn tenants_in_memory(&self) -> Vec<TenantId> {
+        let mut all = self.store.tenants().await;
+        all.sort_unstable();
+        all
+    }
+}
