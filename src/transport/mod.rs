@@ -2,5 +2,7 @@
 pub mod authority;
 mod hpack;
 mod huffman;
+pub mod io;
+pub mod peer;
 
 pub use authority::AuthorityFix;

@@ -1,0 +1,82 @@
+//! Refusals on the wire: the only file that names gRPC status codes.
+#![deny(clippy::wildcard_enum_match_arm)]
+
+use std::collections::HashMap;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::domain::reject::{Reason, Rejection};
+
+/// `google.rpc.ErrorInfo.domain` of every error.
+pub const DOMAIN: &str = "tenantd.dev";
+
+/// The gRPC code of a reason. UNAVAILABLE is kept for "could not decide",
+/// since retry policies re-send it unasked and fail-open rules key on it.
+#[must_use]
+pub const fn code(reason: Reason) -> Code {
+    match reason {
+        Reason::TenantMalformed | Reason::TenantConflict | Reason::InvalidField => Code::InvalidArgument,
+        Reason::NotPermitted => Code::PermissionDenied,
+        Reason::Draining
+        | Reason::TenantSuspended
+        | Reason::CircuitOpen
+        | Reason::ConfigUnavailable
+        | Reason::SessionConflict
+        | Reason::SessionEnded
+        | Reason::ReloadFailed => Code::FailedPrecondition,
+        Reason::TenantAtCap | Reason::AgentAtCap | Reason::MachineAtCap | Reason::LimitReached => {
+            Code::ResourceExhausted
+        }
+        Reason::TenantUnknown | Reason::SessionUnknown => Code::NotFound,
+        Reason::Undecided => Code::Unavailable,
+    }
+}
+
+/// A refusal as a status with rich details.
+#[must_use]
+pub fn status(refused: Rejection) -> Status {
+    let mut metadata = HashMap::from([(
+        "disposition".to_owned(),
+        refused.reason.disposition().name().to_owned(),
+    )]);
+    let mut put = |key: &str, value: Option<String>| {
+        if let Some(value) = value {
+            metadata.insert(key.to_owned(), value);
+        }
+    };
+    put("tenant", refused.tenant.as_ref().map(ToString::to_string));
+    put("limit", refused.limit.map(|n| n.to_string()));
+    put("current", refused.current.map(|n| n.to_string()));
+    put("outcome", refused.outcome.map(|o| o.name().to_owned()));
+    let mut details = ErrorDetails::with_error_info(refused.reason.name(), DOMAIN, metadata);
+    if let Some(after) = refused.retry_after {
+        details.set_retry_info(Some(after));
+    }
+    if let Some(field) = &refused.field {
+        details.add_bad_request_violation(field, &refused.message);
+    }
+    Status::with_error_details(code(refused.reason), refused.message, details)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::v1;
+
+    #[test]
+    fn every_reason_has_the_code_name_number_and_disposition_of_the_contract() {
+        let contract: Vec<serde_json::Value> =
+            serde_json::from_str(include_str!("../../tests/contract/reasons.json")).unwrap();
+        assert_eq!(contract.len(), Reason::ALL.len());
+        for (reason, want) in Reason::ALL.into_iter().zip(contract) {
+            assert_eq!(reason.name(), want["reason"]);
+            let on_wire = v1::Reason::from_str_name(&format!("REASON_{}", reason.name())).unwrap();
+            assert_eq!(on_wire as i64, want["number"].as_i64().unwrap(), "{}", reason.name());
+            assert_eq!(reason.disposition().name(), want["disposition"], "{}", reason.name());
+            let named = format!("{:?}", code(reason));
+            let want = want["code"].as_str().unwrap().replace('_', "");
+            assert!(named.eq_ignore_ascii_case(&want), "{}: {named}", reason.name());
+        }
+    }
+}
