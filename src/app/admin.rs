@@ -175,6 +175,29 @@ impl Sidecar {
         self.drain.subscribe()
     }
 
+    /// As [`Self::begin_drain`], for an operator.
+    ///
+    /// # Errors
+    /// `NOT_PERMITTED`.
+    pub async fn drain_by(
+        &self,
+        caller: &Caller,
+        deadline: Option<Duration>,
+        actor: &Actor,
+    ) -> Result<(Drain, u32), Rejection> {
+        permit(caller)?;
+        Ok(self.begin_drain(deadline, Some(actor)).await)
+    }
+
+    /// As [`Self::reload`], for an operator.
+    ///
+    /// # Errors
+    /// `NOT_PERMITTED`, `RELOAD_FAILED`.
+    pub async fn reload_by(&self, caller: &Caller, actor: &Actor) -> Result<Reloaded, Rejection> {
+        permit(caller)?;
+        self.reload(Some(actor)).await
+    }
+
     /// Begins to drain; a second call changes nothing. Returns the drain and
     /// the sessions still live.
     pub async fn begin_drain(&self, deadline: Option<Duration>, actor: Option<&Actor>) -> (Drain, u32) {
@@ -196,6 +219,17 @@ impl Sidecar {
             self.workers.tell_all(&Notice::Draining { deadline: drain.deadline });
         }
         (drain, live)
+    }
+
+    /// Tells streams when to close.
+    #[must_use]
+    pub fn on_end(&self) -> watch::Receiver<bool> {
+        self.ended.subscribe()
+    }
+
+    /// Closes all streams.
+    pub fn end_streams(&self) {
+        self.ended.send_replace(true);
     }
 
     /// How many sessions are live.

@@ -9,7 +9,7 @@ pub mod workers;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -95,6 +95,9 @@ pub struct Sidecar {
     reload_failure: Mutex<Option<ReloadFailure>>,
     reloading: tokio::sync::Mutex<()>,
     drain: watch::Sender<Option<Drain>>,
+    /// Streams close when it turns true.
+    ended: watch::Sender<bool>,
+    watchers: AtomicU32,
     rejections: DashMap<Reason, u64>,
     /// Configured tenants whose credentials did not resolve last time: the
     /// change is the event, not each try.
@@ -127,6 +130,8 @@ impl Sidecar {
             reload_failure: Mutex::new(None),
             reloading: tokio::sync::Mutex::new(()),
             drain: watch::Sender::new(None),
+            ended: watch::Sender::new(false),
+            watchers: AtomicU32::new(0),
             rejections: DashMap::new(),
             config_failing: DashSet::new(),
             warned: DashSet::new(),

@@ -1,6 +1,9 @@
 //! What operators read: snapshots and lists. Never a credential.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+};
 
 use super::{Drain, ReloadFailure, Sidecar, permit, ports::StoreTotals};
 use crate::domain::{
@@ -33,13 +36,36 @@ pub struct Report {
     pub by_agent: BTreeMap<String, u32>,
     pub rejections: BTreeMap<&'static str, u64>,
     pub workers: u32,
+    pub watchers: u32,
     pub loaded: Now,
     pub reload_failure: Option<ReloadFailure>,
     pub drain: Option<Drain>,
     pub head: u64,
 }
 
+/// A watcher's place among the most watchers; given back when dropped.
+pub struct Watching(Arc<Sidecar>);
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.0.watchers.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 impl Sidecar {
+    /// Takes a place for one more watcher.
+    ///
+    /// # Errors
+    /// `NOT_PERMITTED`, `LIMIT_REACHED`.
+    pub fn watching(self: &Arc<Self>, caller: &super::Caller) -> Result<Watching, Rejection> {
+        permit(caller)?;
+        let max = self.config().limits.max_watchers;
+        self.watchers
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < max).then_some(n + 1))
+            .map_err(|_| Rejection::limit_reached("watchers", max))?;
+        Ok(Watching(Arc::clone(self)))
+    }
+
     /// Figures of the whole.
     ///
     /// # Errors
@@ -57,6 +83,7 @@ impl Sidecar {
             by_agent: BTreeMap::new(),
             rejections: self.rejections.iter().map(|e| (e.key().name(), *e.value())).collect(),
             workers: u32::try_from(self.workers.count()).unwrap_or(u32::MAX),
+            watchers: self.watchers.load(Ordering::Acquire),
             loaded: *self.loaded.lock(),
             reload_failure: self.reload_failure.lock().clone(),
             drain: self.draining(),
