@@ -1,11 +1,17 @@
 //! tenantd: the multi-tenant runtime for AI-agent fleets, as a sidecar.
 //!
-//! Dependencies point one way: `domain` <- `app` <- { `store`, `source`,
-//! `grpc`, `telemetry`, `transport` } <- `server` <- `cli`. `tests/architecture.rs`
-//! fails when a module imports outward. ARCHITECTURE.md has the code map.
+//! Dependencies point one way: `domain` <- `config` <- `app` <- { `store`,
+//! `source`, `grpc`, `transport`, `telemetry` } <- `server` <- `cli`.
+//! `tests/architecture.rs` fails when a module imports outward.
+//! ARCHITECTURE.md has the code map.
 
 pub mod app;
+pub mod config;
 pub mod domain;
+pub mod grpc;
+pub mod source;
+pub mod server;
 pub mod store;
+pub mod telemetry;
 pub mod transport;
 pub mod wire;

@@ -62,7 +62,7 @@ async fn serve(
     let first = tokio::select! {
         first = asked.message() => first?,
         () = answers.closed() => None,
-        _ = ended.wait_for(|ended| *ended) => None,
+        () = over(&mut ended) => None,
     };
     let Some(first) = first else { return Ok(()) };
     let worker = WorkerId::parse(&first.worker).map_err(status)?;
@@ -116,7 +116,7 @@ impl Attached {
                 },
                 _ = renew.tick() => self.renew().await,
                 () = answers.closed() => return Ok(()),
-                _ = ended.wait_for(|ended| *ended) => return Ok(()),
+                () = over(&mut ended) => return Ok(()),
             }
         }
     }
@@ -171,6 +171,11 @@ impl Attached {
             self.sessions.remove(&id);
         }
     }
+}
+
+/// Waits for the end; drops the guard that a bare `wait_for` would keep.
+async fn over(ended: &mut tokio::sync::watch::Receiver<bool>) {
+    let _ = ended.wait_for(|ended| *ended).await;
 }
 
 fn notice_out(notice: Notice) -> v1::KeepAliveResponse {

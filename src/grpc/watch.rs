@@ -105,7 +105,11 @@ impl Watcher {
                 return self.catch_up().await;
             }
             tokio::select! {
-                moved = head.wait_for(|head| *head > self.place) => if moved.is_err() { return Ok(()) },
+                moved = async { head.wait_for(|head| *head > self.place).await.is_ok() } => {
+                    if !moved {
+                        return Ok(());
+                    }
+                }
                 () = tokio::time::sleep(every) => {
                     let cursor = Some(self.cursor());
                     self.send(Item::Heartbeat(v1::Heartbeat { cursor })).await?;

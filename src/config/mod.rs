@@ -1,0 +1,249 @@
+//! The config file: read, checked, and valid by construction afterwards.
+
+mod credential;
+pub mod diagnostic;
+mod raw;
+mod valid;
+
+use std::{
+    collections::BTreeMap,
+    hash::{BuildHasher as _, RandomState},
+    io::Read as _,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+pub use self::diagnostic::{Diagnostic, Diagnostics};
+use crate::domain::{
+    limits::TenantLimits, provider::TenantConfig, session::AgentName, tenant::TenantId,
+};
+
+/// Largest config file.
+pub const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// What happens to a tenant without an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnknownTenants {
+    /// Runs on the defaults, warned once.
+    Accept,
+    /// Is refused.
+    Reject,
+}
+
+/// Where to listen.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listen {
+    /// Unix socket; none: the default address rule.
+    pub unix: Option<PathBuf>,
+    /// Loopback TCP.
+    pub tcp: Option<SocketAddr>,
+}
+
+/// Every bound, with its default. `docs/config.md` says what happens at each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "docs/config.md has a line for each")]
+pub struct Limits {
+    pub max_sessions: u32,
+    pub max_tenants: u32,
+    pub max_workers: usize,
+    pub max_watchers: u32,
+    pub max_connections: usize,
+    pub max_streams: u32,
+    pub metadata_bytes: usize,
+    pub message_bytes: usize,
+    pub credential_bytes: usize,
+    pub events_kept: usize,
+    pub events_kept_bytes: usize,
+    pub agent_events_per_second: u32,
+    pub agent_event_bytes: usize,
+    pub ended_remembered: usize,
+    pub ended_remembered_for: Duration,
+    pub tenant_idle_after: Duration,
+    pub heartbeat: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_sessions: 10_000,
+            max_tenants: 10_000,
+            max_workers: 10_000,
+            max_watchers: 256,
+            max_connections: 10_000,
+            max_streams: 10_000,
+            metadata_bytes: 64 * 1024,
+            message_bytes: 1024 * 1024,
+            credential_bytes: 64 * 1024,
+            events_kept: 65_536,
+            events_kept_bytes: 32 * 1024 * 1024,
+            agent_events_per_second: 100,
+            agent_event_bytes: 4096,
+            ended_remembered: 100_000,
+            ended_remembered_for: Duration::from_secs(600),
+            tenant_idle_after: Duration::from_secs(600),
+            heartbeat: Duration::from_secs(10),
+        }
+    }
+}
+
+/// A whole config.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The file; none: built-in defaults.
+    pub path: Option<PathBuf>,
+    /// Listeners.
+    pub listen: Listen,
+    /// Tenants without an entry.
+    pub unknown_tenants: UnknownTenants,
+    /// Bounds.
+    pub limits: Limits,
+    /// How long live sessions may run after a drain began.
+    pub drain_timeout: Duration,
+    /// Caps by agent.
+    pub agents: BTreeMap<AgentName, u32>,
+    /// Tenants with an entry.
+    pub tenants: BTreeMap<TenantId, Arc<TenantConfig>>,
+    /// What tenants without one run on.
+    pub defaults: Arc<TenantConfig>,
+}
+
+impl Config {
+    /// What runs without a file.
+    #[must_use]
+    pub fn builtin() -> Self {
+        let mut defaults = TenantConfig {
+            version: String::new(),
+            known: false,
+            limits: TenantLimits::default(),
+            providers: BTreeMap::new(),
+            labels: BTreeMap::new(),
+        };
+        defaults.version = version_of(&defaults);
+        Self {
+            path: None,
+            listen: Listen::default(),
+            unknown_tenants: UnknownTenants::Accept,
+            limits: Limits::default(),
+            drain_timeout: Duration::from_secs(30),
+            agents: BTreeMap::new(),
+            tenants: BTreeMap::new(),
+            defaults: Arc::new(defaults),
+        }
+    }
+
+    /// A tenant's own entry, or the defaults; none when unknown tenants are
+    /// rejected. Sessions that name no tenant are never unknown.
+    #[must_use]
+    pub fn tenant(&self, tenant: &TenantId) -> Option<Arc<TenantConfig>> {
+        if let Some(own) = self.tenants.get(tenant) {
+            return Some(Arc::clone(own));
+        }
+        let served = self.unknown_tenants == UnknownTenants::Accept || tenant.as_str() == "default";
+        served.then(|| Arc::clone(&self.defaults))
+    }
+}
+
+/// Reads and checks a file.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn load(path: &Path) -> Result<Config, Diagnostics> {
+    let (text, mode) = read(path).map_err(|message| whole_file(path, message))?;
+    parse(path, &text, mode)
+}
+
+fn whole_file(path: &Path, message: String) -> Diagnostics {
+    let item = Diagnostic { line: 0, column: 0, key: String::new(), message };
+    Diagnostics { path: path.to_owned(), items: vec![item] }
+}
+
+fn read(path: &Path) -> Result<(String, u32), String> {
+    let said = |error: std::io::Error| format!("cannot be read: {error}");
+    // Asked before opening: a FIFO would block the open.
+    let meta = std::fs::metadata(path).map_err(said)?;
+    if !meta.is_file() {
+        return Err("must be a regular file".to_owned());
+    }
+    let file = std::fs::File::open(path).map_err(said)?;
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(said)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(format!("must be at most {MAX_FILE_BYTES} bytes"));
+    }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        format!("must be UTF-8; byte {} is not", error.utf8_error().valid_up_to())
+    })?;
+    Ok((text, meta.permissions().mode()))
+}
+
+fn parse(path: &Path, text: &str, mode: u32) -> Result<Config, Diagnostics> {
+    let source = diagnostic::Source::new(text);
+    let fail = |items| Diagnostics { path: path.to_owned(), items };
+    let file: raw::File =
+        toml::from_str(text).map_err(|error| fail(vec![source.structural(&error)]))?;
+    let (config, items) = valid::config(path, file, &source, mode);
+    if items.is_empty() { Ok(config) } else { Err(fail(items)) }
+}
+
+/// What differs between two configs.
+#[derive(Debug, Clone, Default)]
+pub struct Changes {
+    /// Tenants whose entry came, went or changed.
+    pub tenants: Vec<TenantId>,
+    /// What tenants without an entry run on changed.
+    pub defaults_changed: bool,
+    /// Settings that need a restart to hold.
+    pub restart_required: Vec<String>,
+}
+
+/// What differs between two configs.
+#[must_use]
+pub fn diff(old: &Config, new: &Config) -> Changes {
+    let ids: std::collections::BTreeSet<_> = old.tenants.keys().chain(new.tenants.keys()).collect();
+    let version = |config: &Config, id| config.tenants.get(id).map(|t: &Arc<TenantConfig>| t.version.clone());
+    let tenants = ids.into_iter().filter(|id| version(old, *id) != version(new, *id)).cloned().collect();
+    let (was, is) = (&old.limits, &new.limits);
+    let fixed = [
+        ("listen.unix", old.listen.unix != new.listen.unix),
+        ("listen.tcp", old.listen.tcp != new.listen.tcp),
+        ("limits.max_connections", was.max_connections != is.max_connections),
+        ("limits.max_streams", was.max_streams != is.max_streams),
+        ("limits.message_bytes", was.message_bytes != is.message_bytes),
+        ("limits.events_kept", was.events_kept != is.events_kept),
+        ("limits.events_kept_bytes", was.events_kept_bytes != is.events_kept_bytes),
+        ("limits.ended_remembered", was.ended_remembered != is.ended_remembered),
+        ("limits.ended_remembered_for", was.ended_remembered_for != is.ended_remembered_for),
+    ];
+    Changes {
+        tenants,
+        defaults_changed: old.defaults.version != new.defaults.version
+            || old.unknown_tenants != new.unknown_tenants,
+        restart_required: fixed
+            .into_iter()
+            .filter(|(_, changed)| *changed)
+            .map(|(name, _)| name.to_owned())
+            .collect(),
+    }
+}
+
+/// Hashed under a key of this process: the version is told to agents and
+/// watchers, and a plain digest over a literal key could be guessed at.
+fn version_of(config: &TenantConfig) -> String {
+    static KEY: OnceLock<RandomState> = OnceLock::new();
+    let key = KEY.get_or_init(RandomState::new);
+    let mut text = format!("{:?}", TenantConfig { version: String::new(), ..config.clone() });
+    for (slot, provider) in &config.providers {
+        for (name, reference) in &provider.credentials {
+            if let crate::domain::provider::CredentialRef::Literal(secret) = reference {
+                text.push_str(&format!("{slot}/{name}={:016x}", key.hash_one(secret.expose())));
+            }
+        }
+    }
+    format!("{:016x}", key.hash_one(text))
+}
+
+#[cfg(test)]
+mod tests;

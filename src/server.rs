@@ -1,0 +1,364 @@
+//! Puts the parts together: binds, serves, drains, ends.
+
+use std::{
+    fs, io,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use tokio::{
+    net::{TcpListener, UnixListener},
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Server;
+
+use crate::{
+    app::{Sidecar, events::EventHub, ports::Clock},
+    config::Config,
+    domain::time::{Now, Timestamp},
+    grpc::{admin_service::Admin, session_service::Sessions, watch_service::Watches},
+    source::file::FileSource,
+    store::memory::MemoryStore,
+    telemetry,
+    transport::{io::Connection, peer::Peer},
+    wire::{
+        FILE_DESCRIPTOR_SET,
+        v1::{
+            admin_service_server::AdminServiceServer,
+            session_service_server::SessionServiceServer, watch_service_server::WatchServiceServer,
+        },
+    },
+};
+
+/// How often time passes for leases and breakers: the most that an expiry is
+/// late.
+const TICK: Duration = Duration::from_millis(50);
+/// A peer that answers no ping for this long is gone.
+const PING_EVERY: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long streams get to close by themselves at the end.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The machine's clocks.
+struct SystemClock(Instant);
+
+impl Clock for SystemClock {
+    fn now(&self) -> Now {
+        Now {
+            mono: Timestamp::new(self.0.elapsed()),
+            wall: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+        }
+    }
+}
+
+/// A sidecar with its listeners bound, before it serves.
+pub struct Bound {
+    /// The sidecar.
+    pub sidecar: Arc<Sidecar>,
+    unix: Option<(UnixListener, PathBuf)>,
+    tcp: Option<TcpListener>,
+    config_path: Option<PathBuf>,
+}
+
+/// Where to listen, all given.
+#[derive(Debug, Clone, Default)]
+pub struct Listeners {
+    /// Unix socket.
+    pub unix: Option<PathBuf>,
+    /// Loopback TCP.
+    pub tcp: Option<std::net::SocketAddr>,
+}
+
+/// Binds all listeners, so that a conflict fails at the start.
+///
+/// # Errors
+/// What could not be bound, and what to do.
+pub async fn bind(config: Config, listeners: Listeners) -> anyhow::Result<Bound> {
+    let unix = match listeners.unix {
+        Some(path) => Some((bind_unix(&path).await?, path)),
+        None => None,
+    };
+    let tcp = match listeners.tcp {
+        Some(address) => Some(TcpListener::bind(address).await.map_err(|error| {
+            anyhow::anyhow!("cannot listen on {address}: {error}; another process may have the port")
+        })?),
+        None => None,
+    };
+    let limits = config.limits.clone();
+    let config_path = config.path.clone();
+    let events = Arc::new(EventHub::new(limits.events_kept, limits.events_kept_bytes));
+    let store = Arc::new(MemoryStore::new(
+        Arc::<EventHub>::clone(&events),
+        limits.ended_remembered,
+        limits.ended_remembered_for,
+    ));
+    let source = Arc::new(FileSource { path: config_path.clone() });
+    let clock = Arc::new(SystemClock(Instant::now()));
+    let sidecar = Arc::new(Sidecar::new(config, store, source, clock, events));
+    Ok(Bound { sidecar, unix, tcp, config_path })
+}
+
+async fn bind_unix(path: &Path) -> anyhow::Result<UnixListener> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    if !folder.exists() {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    }
+    private_folder(folder)?;
+    if path.exists() {
+        // A socket that answers is another sidecar's; one that does not is left
+        // over from a crash.
+        if tokio::net::UnixStream::connect(path).await.is_ok() {
+            anyhow::bail!(
+                "another process serves {}; stop it, or give another --listen unix:PATH",
+                path.display()
+            );
+        }
+        let is_socket = std::os::unix::fs::FileTypeExt::is_socket(&fs::symlink_metadata(path)?.file_type());
+        anyhow::ensure!(is_socket, "{} is there and is no socket", path.display());
+        fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)
+        .map_err(|error| anyhow::anyhow!("cannot listen on {}: {error}", path.display()))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// The folder must not let another user put a socket of his own in our place.
+fn private_folder(folder: &Path) -> anyhow::Result<()> {
+    let meta = fs::metadata(folder)?;
+    let own = rustix::process::getuid().as_raw();
+    let trusted = meta.uid() == own || meta.uid() == 0;
+    let writable = meta.mode() & 0o022 != 0 && meta.mode() & 0o1000 == 0;
+    anyhow::ensure!(
+        trusted && !writable,
+        "{} belongs to or can be written by another user (uid {}, mode {:o}); remove it, or give another --listen unix:PATH",
+        folder.display(),
+        meta.uid(),
+        meta.mode() & 0o7777,
+    );
+    Ok(())
+}
+
+impl Bound {
+    /// The TCP address, with its real port.
+    #[must_use]
+    pub fn tcp_address(&self) -> Option<std::net::SocketAddr> {
+        self.tcp.as_ref().and_then(|listener| listener.local_addr().ok())
+    }
+
+    /// Serves until a drain has ended or `force` tells to end at once. `ready`
+    /// is called when calls are answered.
+    ///
+    /// # Errors
+    /// The server's own.
+    pub async fn run(
+        self,
+        force: impl Future<Output = ()> + Send,
+        ready: impl FnOnce(),
+    ) -> anyhow::Result<()> {
+        let Self { sidecar, unix, tcp, config_path } = self;
+        let limits = sidecar.config().limits.clone();
+        let socket_path = unix.as_ref().map(|(_, path)| path.clone());
+        let (connections, incoming) = mpsc::channel(64);
+        let (closed, closings) = mpsc::unbounded_channel();
+        let places = Arc::new(Semaphore::new(limits.max_connections));
+        let mut tasks = JoinSet::new();
+        let accept = Accept { sidecar: Arc::clone(&sidecar), connections, closed, places };
+        if let Some((listener, _)) = unix {
+            tasks.spawn(accept.clone().unix(listener));
+        }
+        if let Some(listener) = tcp {
+            tasks.spawn(accept.clone().tcp(listener));
+        }
+        drop(accept);
+        tasks.spawn(bury(Arc::clone(&sidecar), closings));
+        tasks.spawn(pass_time(Arc::clone(&sidecar)));
+        tasks.spawn(telemetry::log_events(Arc::clone(&sidecar)));
+        if let Some(path) = config_path {
+            tasks.spawn(reload_on_change(Arc::clone(&sidecar), path));
+        }
+        let (health, health_service) = tonic_health::server::health_reporter();
+        let max = limits.message_bytes;
+        let mut ended = sidecar.on_end();
+        let serving = router(&limits)
+            .add_service(health_service)
+            .add_service(reflection().build_v1()?)
+            .add_service(reflection().build_v1alpha()?)
+            .add_service(SessionServiceServer::new(Sessions(Arc::clone(&sidecar))).max_decoding_message_size(max))
+            .add_service(WatchServiceServer::new(Watches(Arc::clone(&sidecar))).max_decoding_message_size(max))
+            .add_service(AdminServiceServer::new(Admin(Arc::clone(&sidecar))).max_decoding_message_size(max))
+            .serve_with_incoming_shutdown(ReceiverStream::new(incoming), async move {
+                let _ = ended.wait_for(|ended| *ended).await;
+            });
+        let serving = tokio::spawn(serving);
+        set_health(&health, true).await;
+        ready();
+        let drained = drained(&sidecar, &health);
+        tokio::select! {
+            () = drained => {}
+            () = force => tracing::warn!("ending at once"),
+        }
+        sidecar.end_streams();
+        if let Some(path) = socket_path {
+            let _ = fs::remove_file(path);
+        }
+        // Idle connections of clients that never close must not hold the end up.
+        if let Ok(Ok(served)) = tokio::time::timeout(CLOSE_TIMEOUT, serving).await {
+            served?;
+        }
+        tasks.shutdown().await;
+        Ok(())
+    }
+}
+
+type Reporter = tonic_health::server::HealthReporter;
+
+async fn set_health(health: &Reporter, serving: bool) {
+    let status = if serving {
+        tonic_health::ServingStatus::Serving
+    } else {
+        tonic_health::ServingStatus::NotServing
+    };
+    let services = ["", "tenantd.v1.SessionService", "tenantd.v1.WatchService", "tenantd.v1.AdminService"];
+    for service in services {
+        health.set_service_status(service, status).await;
+    }
+}
+
+/// Waits for a drain, and then for its last session or its deadline.
+async fn drained(sidecar: &Arc<Sidecar>, health: &Reporter) {
+    let mut began = sidecar.on_drain();
+    let deadline = match began.wait_for(Option::is_some).await.map(|drain| *drain) {
+        Ok(Some(drain)) => drain.deadline,
+        Ok(None) | Err(_) => return,
+    };
+    set_health(health, false).await;
+    let wait = async {
+        let mut head = sidecar.events.subscribe();
+        while sidecar.live().await > 0 {
+            if head.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    if tokio::time::timeout(deadline, wait).await.is_err() {
+        let ended = sidecar.end_all().await;
+        tracing::warn!(sessions = ended, "drain deadline passed; live sessions were ended");
+    }
+}
+
+fn router(limits: &crate::config::Limits) -> Server {
+    Server::builder()
+        .http2_keepalive_interval(Some(PING_EVERY))
+        .http2_keepalive_timeout(Some(PING_TIMEOUT))
+        .max_concurrent_streams(Some(limits.max_streams))
+}
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+}
+
+#[derive(Clone)]
+struct Accept {
+    sidecar: Arc<Sidecar>,
+    connections: mpsc::Sender<io::Result<Connection>>,
+    closed: mpsc::UnboundedSender<u64>,
+    places: Arc<Semaphore>,
+}
+
+impl Accept {
+    async fn unix(self, listener: UnixListener) {
+        let own = rustix::process::getuid().as_raw();
+        loop {
+            let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
+            let Some((socket, _)) = accepted(listener.accept().await).await else { continue };
+            let uid = socket.peer_cred().ok().map(|cred| cred.uid());
+            let peer = Peer::unix(self.sidecar.new_link(), uid, own);
+            let connection = Connection::unix(socket, peer, self.closed.clone(), place);
+            if self.connections.send(Ok(connection)).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn tcp(self, listener: TcpListener) {
+        loop {
+            let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
+            let Some((socket, address)) = accepted(listener.accept().await).await else { continue };
+            let _ = socket.set_nodelay(true);
+            let peer = Peer::tcp(self.sidecar.new_link(), address);
+            let connection = Connection::tcp(socket, peer, self.closed.clone(), place);
+            if self.connections.send(Ok(connection)).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// A failed accept is the machine's trouble (no file descriptors left): it is
+/// said, and tried again a little later instead of in a hot loop.
+async fn accepted<T>(accepted: io::Result<T>) -> Option<T> {
+    match accepted {
+        Ok(accepted) => Some(accepted),
+        Err(error) => {
+            tracing::warn!(%error, "a connection could not be accepted");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            None
+        }
+    }
+}
+
+async fn bury(sidecar: Arc<Sidecar>, mut closings: mpsc::UnboundedReceiver<u64>) {
+    while let Some(connection) = closings.recv().await {
+        sidecar.connection_closed(connection).await;
+    }
+}
+
+async fn pass_time(sidecar: Arc<Sidecar>) {
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        sidecar.tick().await;
+    }
+}
+
+/// Reloads when the file becomes another one: edited, renamed over, or behind a
+/// swapped symlink, as Kubernetes mounts do.
+async fn reload_on_change(sidecar: Arc<Sidecar>, path: PathBuf) {
+    use notify::Watcher as _;
+    let (rang, mut bell) = mpsc::channel(1);
+    let watcher = notify::recommended_watcher(move |_| {
+        let _ = rang.try_send(());
+    });
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let watching = watcher.and_then(|mut watcher| {
+        watcher.watch(folder, notify::RecursiveMode::NonRecursive)?;
+        Ok(watcher)
+    });
+    let _watcher = match watching {
+        Ok(watcher) => watcher,
+        Err(error) => {
+            tracing::warn!(%error, "the config file is not watched; use SIGHUP or `tenantd reload`");
+            return;
+        }
+    };
+    let identity = |path: &Path| fs::metadata(path).ok().map(|m| (m.ino(), m.len(), m.mtime(), m.mtime_nsec()));
+    let mut seen = identity(&path);
+    while bell.recv().await.is_some() {
+        // Editors write in several steps: wait until it is quiet.
+        while tokio::time::timeout(Duration::from_millis(100), bell.recv()).await.is_ok() {}
+        let present = identity(&path);
+        if present != seen && present.is_some() {
+            seen = present;
+            let _ = sidecar.reload(None).await;
+        }
+    }
+}

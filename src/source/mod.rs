@@ -1,0 +1,3 @@
+//! Where tenant config comes from. `file` is the embedded default.
+
+pub mod file;
