@@ -1,1 +1,5 @@
-fn main(){}
+//! The `tenantd` binary: see `tenantd::cli`.
+
+fn main() -> std::process::ExitCode {
+    tenantd::cli::main()
+}

@@ -1,0 +1,87 @@
+//! The command line: data on stdout, talk on stderr.
+
+pub mod check;
+pub mod client;
+pub mod operate;
+pub mod serve;
+pub mod text;
+pub mod watch;
+
+use std::{io::Write as _, process::ExitCode};
+
+use clap::{CommandFactory as _, Parser};
+
+use crate::address::Address;
+
+/// The sidecar could not be reached.
+const EX_UNAVAILABLE: u8 = 69;
+
+/// Multi-tenant runtime for AI-agent fleets, as a sidecar.
+#[derive(Debug, Parser)]
+#[command(name = "tenantd", version, max_term_width = 100, after_help = "Examples:\n  tenantd serve --config tenantd.toml\n  tenantd watch --tenant acme\n  tenantd suspend acme --note \"key leaked\"\n\nExit codes: 0 fine, 1 failed, 2 bad usage, 69 sidecar not reachable.")]
+pub struct Cli {
+    /// Sidecar to call: unix:PATH or http://HOST:PORT [env: TENANTD_ADDRESS] [default: the default socket]
+    // The environment is read by the address rule, for which an empty
+    // variable is none.
+    #[arg(long, global = true, value_name = "ADDR")]
+    address: Option<Address>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    Serve(serve::Args),
+    Check(check::Args),
+    Watch(watch::Args),
+    #[command(flatten)]
+    Operate(operate::Command),
+    /// Prints completions for a shell
+    #[command(after_help = "Examples:\n  tenantd completions bash > /etc/bash_completion.d/tenantd")]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Parses, runs, and says how it ended.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error.into()),
+    };
+    let result = runtime.block_on(run(cli));
+    // A credential file on a hung mount must not hold the end up.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<()> {
+    match cli.command {
+        Command::Serve(args) => serve::run(args).await,
+        Command::Check(args) => check::run(&args),
+        Command::Watch(args) => watch::run(client::address(cli.address)?, args).await,
+        Command::Operate(command) => operate::run(client::address(cli.address)?, command).await,
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "tenantd", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    let broken_pipe = error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe);
+    if broken_pipe {
+        return ExitCode::SUCCESS;
+    }
+    let _ = writeln!(std::io::stderr().lock(), "tenantd: {error:#}");
+    let unreachable = error.downcast_ref::<client::Unreachable>().is_some();
+    ExitCode::from(if unreachable { EX_UNAVAILABLE } else { 1 })
+}

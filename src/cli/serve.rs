@@ -1,0 +1,130 @@
+//! `tenantd serve`.
+
+use std::{io::Write as _, path::PathBuf};
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    address::{Address, default_socket},
+    config::{self, Config},
+    server::{self, Listeners},
+    telemetry::{self, LogFormat},
+};
+
+/// Runs the sidecar until SIGTERM or Ctrl-C.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  tenantd serve\n  tenantd serve --config /etc/tenantd.toml\n  tenantd serve --listen unix:/run/tenantd.sock --listen 127.0.0.1:7443\n\nSIGTERM or Ctrl-C drains: new sessions are refused, live ones get until the\ndeadline; a second signal ends at once. SIGHUP reloads the config file.")]
+pub struct Args {
+    /// Config file (TOML); without one everything runs on built-in defaults
+    #[arg(long, env = "TENANTD_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where to listen, instead of the config's: unix:PATH or 127.0.0.1:PORT; repeatable
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Vec<Address>,
+    /// How log lines look
+    #[arg(long, env = "TENANTD_LOG_FORMAT", value_name = "FORMAT", default_value = "auto")]
+    pub log_format: LogFormat,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// A config or a listener that does not work.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    telemetry::install(args.log_format);
+    let config = match &args.config {
+        Some(path) => config::load(path).map_err(|wrong| anyhow::anyhow!("{wrong}"))?,
+        None => Config::builtin(),
+    };
+    let listeners = listeners(&args.listen, &config)?;
+    let tcp = listeners.tcp;
+    let socket = listeners.unix.clone();
+    let bound = server::bind(config, listeners).await?;
+    let sidecar = std::sync::Arc::clone(&bound.sidecar);
+    let tcp = bound.tcp_address().or(tcp);
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let on_signals = {
+        let sidecar = std::sync::Arc::clone(&sidecar);
+        async move {
+            let mut asked = false;
+            loop {
+                tokio::select! {
+                    _ = hangup.recv() => { let _ = sidecar.reload(None).await; continue; }
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+                if asked {
+                    return;
+                }
+                asked = true;
+                let (drain, live) = sidecar.begin_drain(None, None).await;
+                tracing::info!(live, deadline = ?drain.deadline, "draining; signal again to end at once");
+            }
+        }
+    };
+    let say = || banner(&sidecar.config(), socket.as_deref(), tcp);
+    bound.run(on_signals, say).await
+}
+
+fn listeners(asked: &[Address], config: &Config) -> anyhow::Result<Listeners> {
+    let mut listeners = Listeners::default();
+    for address in asked {
+        match address {
+            Address::Unix(path) => listeners.unix = Some(path.clone()),
+            Address::Tcp(place) => {
+                let place = place.replace("localhost", "127.0.0.1");
+                let address: std::net::SocketAddr = place
+                    .parse()
+                    .with_context(|| format!("--listen {place} must be an IP address and a port"))?;
+                anyhow::ensure!(
+                    address.ip().is_loopback(),
+                    "--listen {address} must be a loopback address; any other needs TLS and client identities, which this version does not have"
+                );
+                listeners.tcp = Some(address);
+            }
+        }
+    }
+    if asked.is_empty() {
+        let uid = rustix::process::getuid().as_raw();
+        let env = |name: &str| std::env::var(name).ok();
+        let default = || match Address::resolve(env, uid) {
+            Ok(Address::Unix(path)) => path,
+            Ok(Address::Tcp(_)) | Err(_) => default_socket(env, uid),
+        };
+        listeners.unix = Some(config.listen.unix.clone().unwrap_or_else(default));
+        listeners.tcp = config.listen.tcp;
+    }
+    if listeners.tcp.is_some() {
+        tracing::warn!("TCP on loopback has no credentials: every process on this machine can call, admin calls included");
+    }
+    Ok(listeners)
+}
+
+/// One screen: where it listens, what it loaded, how to try it.
+fn banner(config: &Config, socket: Option<&std::path::Path>, tcp: Option<std::net::SocketAddr>) {
+    let mut out = std::io::stderr().lock();
+    let mut say = |line: String| {
+        let _ = writeln!(out, "{line}");
+    };
+    say(format!("tenantd {} is ready", env!("CARGO_PKG_VERSION")));
+    if let Some(path) = socket {
+        say(format!("  listens on  unix:{}", path.display()));
+    }
+    if let Some(address) = tcp {
+        say(format!("  listens on  http://{address}  (no credentials: loopback only)"));
+    }
+    match &config.path {
+        Some(path) => say(format!(
+            "  config      {}: {} tenants, machine cap {}",
+            path.display(),
+            config.tenants.len(),
+            config.limits.max_sessions,
+        )),
+        None => say("  config      none: every tenant runs on built-in defaults (--config FILE)".to_owned()),
+    }
+    let address = socket.map(|path| format!("unix:{}", path.display())).or(tcp.map(|a| a.to_string()));
+    say(format!("  try it      TENANTD_ADDRESS={} tenantd watch", address.unwrap_or_default()));
+}
