@@ -14,7 +14,9 @@ pub enum Address {
 
 /// What an address must look like.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("an address must be unix:/absolute/path or http://host:port, for example unix:/run/tenantd.sock or 127.0.0.1:7443")]
+#[error(
+    "an address must be unix:/absolute/path or http://host:port, for example unix:/run/tenantd.sock or 127.0.0.1:7443"
+)]
 pub struct Invalid;
 
 impl FromStr for Address {

@@ -28,8 +28,8 @@ use crate::{
     wire::{
         FILE_DESCRIPTOR_SET,
         v1::{
-            admin_service_server::AdminServiceServer,
-            session_service_server::SessionServiceServer, watch_service_server::WatchServiceServer,
+            admin_service_server::AdminServiceServer, session_service_server::SessionServiceServer,
+            watch_service_server::WatchServiceServer,
         },
     },
 };
@@ -84,7 +84,9 @@ pub async fn bind(config: Config, listeners: Listeners) -> anyhow::Result<Bound>
     };
     let tcp = match listeners.tcp {
         Some(address) => Some(TcpListener::bind(address).await.map_err(|error| {
-            anyhow::anyhow!("cannot listen on {address}: {error}; another process may have the port")
+            anyhow::anyhow!(
+                "cannot listen on {address}: {error}; another process may have the port"
+            )
         })?),
         None => None,
     };
@@ -117,7 +119,8 @@ async fn bind_unix(path: &Path) -> anyhow::Result<UnixListener> {
                 path.display()
             );
         }
-        let is_socket = std::os::unix::fs::FileTypeExt::is_socket(&fs::symlink_metadata(path)?.file_type());
+        let is_socket =
+            std::os::unix::fs::FileTypeExt::is_socket(&fs::symlink_metadata(path)?.file_type());
         anyhow::ensure!(is_socket, "{} is there and is no socket", path.display());
         fs::remove_file(path)?;
     }
@@ -188,9 +191,17 @@ impl Bound {
             .add_service(health_service)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
-            .add_service(SessionServiceServer::new(Sessions(Arc::clone(&sidecar))).max_decoding_message_size(max))
-            .add_service(WatchServiceServer::new(Watches(Arc::clone(&sidecar))).max_decoding_message_size(max))
-            .add_service(AdminServiceServer::new(Admin(Arc::clone(&sidecar))).max_decoding_message_size(max))
+            .add_service(
+                SessionServiceServer::new(Sessions(Arc::clone(&sidecar)))
+                    .max_decoding_message_size(max),
+            )
+            .add_service(
+                WatchServiceServer::new(Watches(Arc::clone(&sidecar)))
+                    .max_decoding_message_size(max),
+            )
+            .add_service(
+                AdminServiceServer::new(Admin(Arc::clone(&sidecar))).max_decoding_message_size(max),
+            )
             .serve_with_incoming_shutdown(ReceiverStream::new(incoming), async move {
                 let _ = ended.wait_for(|ended| *ended).await;
             });
@@ -223,7 +234,8 @@ async fn set_health(health: &Reporter, serving: bool) {
     } else {
         tonic_health::ServingStatus::NotServing
     };
-    let services = ["", "tenantd.v1.SessionService", "tenantd.v1.WatchService", "tenantd.v1.AdminService"];
+    let services =
+        ["", "tenantd.v1.SessionService", "tenantd.v1.WatchService", "tenantd.v1.AdminService"];
     for service in services {
         health.set_service_status(service, status).await;
     }
@@ -350,7 +362,9 @@ async fn reload_on_change(sidecar: Arc<Sidecar>, path: PathBuf) {
             return;
         }
     };
-    let identity = |path: &Path| fs::metadata(path).ok().map(|m| (m.ino(), m.len(), m.mtime(), m.mtime_nsec()));
+    let identity = |path: &Path| {
+        fs::metadata(path).ok().map(|m| (m.ino(), m.len(), m.mtime(), m.mtime_nsec()))
+    };
     let mut seen = identity(&path);
     while bell.recv().await.is_some() {
         // Editors write in several steps: wait until it is quiet.

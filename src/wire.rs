@@ -13,8 +13,7 @@ pub mod v1 {
 }
 
 /// The encoded descriptor set of `tenantd.v1`, for server reflection.
-pub const FILE_DESCRIPTOR_SET: &[u8] =
-    include_bytes!(concat!(env!("OUT_DIR"), "/tenantd.v1.bin"));
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/tenantd.v1.bin"));
 
 impl fmt::Debug for v1::Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

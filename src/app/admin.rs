@@ -97,7 +97,8 @@ impl Sidecar {
                 let reloaded = self.swap(new).await;
                 *self.loaded.lock() = now;
                 *self.reload_failure.lock() = None;
-                let kind = Kind::Reloaded { error: None, tenants_changed: reloaded.tenants_changed };
+                let kind =
+                    Kind::Reloaded { error: None, tenants_changed: reloaded.tenants_changed };
                 (Ok(reloaded), kind)
             }
             Err(error) => {
@@ -200,12 +201,14 @@ impl Sidecar {
 
     /// Begins to drain; a second call changes nothing. Returns the drain and
     /// the sessions still live.
-    pub async fn begin_drain(&self, deadline: Option<Duration>, actor: Option<&Actor>) -> (Drain, u32) {
+    pub async fn begin_drain(
+        &self,
+        deadline: Option<Duration>,
+        actor: Option<&Actor>,
+    ) -> (Drain, u32) {
         let now = self.now();
-        let asked = Drain {
-            since: now,
-            deadline: deadline.unwrap_or_else(|| self.config().drain_timeout),
-        };
+        let asked =
+            Drain { since: now, deadline: deadline.unwrap_or_else(|| self.config().drain_timeout) };
         let began = self.drain.send_if_modified(|drain| {
             let first = drain.is_none();
             drain.get_or_insert(asked);

@@ -190,7 +190,8 @@ impl Sidecar {
         let config = self.config();
         let untold = |refused| (refused, false);
         let request = self.parse(call, &config).map_err(untold)?;
-        let tenant = tenant::bind(&call.job_metadata, &call.room_metadata, &call.tenant).map_err(untold)?;
+        let tenant =
+            tenant::bind(&call.job_metadata, &call.room_metadata, &call.tenant).map_err(untold)?;
         permit(caller).map_err(|refused| untold(refused.of(&tenant)))?;
         if let Some(worker) = &request.worker {
             self.greet(worker, caller, now).await.map_err(|refused| untold(refused.of(&tenant)))?;
@@ -219,18 +220,16 @@ impl Sidecar {
         let worker = request.worker.clone();
         // Read again: resolving may have taken seconds.
         let now = self.now();
-        let grant = self
-            .store
-            .acquire(&tenant, known, limits, request, caps, now)
-            .await
-            .map_err(|refused| {
+        let grant = self.store.acquire(&tenant, known, limits, request, caps, now).await.map_err(
+            |refused| {
                 // Refused before the tenant's own step, which tells its own.
                 let told = !matches!(
                     refused.reason,
                     Reason::SessionConflict | Reason::SessionEnded | Reason::LimitReached
                 );
                 (refused.of(&tenant), told)
-            })?;
+            },
+        )?;
         if let Some(worker) = worker.filter(|worker| !self.workers.is_there(worker)) {
             // Its connection broke while the slot was being taken.
             self.store.detach(&worker, now).await;
@@ -245,10 +244,15 @@ impl Sidecar {
 
     fn parse(&self, call: &AcquireCall, config: &Config) -> Result<Acquire, Rejection> {
         let max = config.limits.metadata_bytes;
-        for (field, text) in [("job_metadata", &call.job_metadata), ("room_metadata", &call.room_metadata)] {
+        for (field, text) in
+            [("job_metadata", &call.job_metadata), ("room_metadata", &call.room_metadata)]
+        {
             if text.len() > max {
                 let got = text.len();
-                return Err(Rejection::field(field, format_args!("must be at most {max} bytes, got {got}")));
+                return Err(Rejection::field(
+                    field,
+                    format_args!("must be at most {max} bytes, got {got}"),
+                ));
             }
         }
         let session = if call.session_id.is_empty() {
@@ -423,7 +427,8 @@ impl Sidecar {
         permit(caller)?;
         let session = self.store.session(id).await?;
         let found = self.config().tenant(&session.tenant).ok_or_else(|| {
-            Rejection::new(Reason::TenantUnknown, "the tenant's config entry was removed").of(&session.tenant)
+            Rejection::new(Reason::TenantUnknown, "the tenant's config entry was removed")
+                .of(&session.tenant)
         })?;
         self.resolve(&session.tenant, found, self.now())
             .await

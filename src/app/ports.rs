@@ -4,16 +4,19 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use crate::{config::Config, domain::{
-    admission::{Acquire, Grant, View},
-    event::{Actor, Event, Severity},
-    limits::TenantLimits,
-    reject::Rejection,
-    session::{EndCause, Failure, Outcome, Session, SessionId, WorkerId},
-    tenant::TenantId,
-    provider::{ResolvedConfig, TenantConfig},
-    time::{Now, Timestamp},
-}};
+use crate::{
+    config::Config,
+    domain::{
+        admission::{Acquire, Grant, View},
+        event::{Actor, Event, Severity},
+        limits::TenantLimits,
+        provider::{ResolvedConfig, TenantConfig},
+        reject::Rejection,
+        session::{EndCause, Failure, Outcome, Session, SessionId, WorkerId},
+        tenant::TenantId,
+        time::{Now, Timestamp},
+    },
+};
 
 /// Where `now` comes from. Read once per call, at its start.
 pub trait Clock: Send + Sync {

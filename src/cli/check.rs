@@ -6,7 +6,9 @@ use crate::config;
 
 /// Validates a config file and exits.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  tenantd check tenantd.toml\n\nExit code 0 when the file is fine, 1 when it is not: one line for each problem,\nwith file, line, column, key and what would be valid.")]
+#[command(
+    after_help = "Examples:\n  tenantd check tenantd.toml\n\nExit code 0 when the file is fine, 1 when it is not: one line for each problem,\nwith file, line, column, key and what would be valid."
+)]
 pub struct Args {
     /// Config file (TOML)
     #[arg(env = "TENANTD_CONFIG", value_name = "FILE")]

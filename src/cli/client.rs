@@ -3,14 +3,19 @@
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use tonic::{Status, transport::{Channel, Endpoint}};
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint},
+};
 use tonic_types::StatusExt as _;
 
 use crate::address::Address;
 
 /// Nobody answers.
 #[derive(Debug, thiserror::Error)]
-#[error("no sidecar answers at {address}: {problem}\nstart one with `tenantd serve`, or set TENANTD_ADDRESS or --address to where it listens")]
+#[error(
+    "no sidecar answers at {address}: {problem}\nstart one with `tenantd serve`, or set TENANTD_ADDRESS or --address to where it listens"
+)]
 pub struct Unreachable {
     address: Address,
     problem: String,

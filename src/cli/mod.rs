@@ -18,7 +18,12 @@ const EX_UNAVAILABLE: u8 = 69;
 
 /// Multi-tenant runtime for AI-agent fleets, as a sidecar.
 #[derive(Debug, Parser)]
-#[command(name = "tenantd", version, max_term_width = 100, after_help = "Examples:\n  tenantd serve --config tenantd.toml\n  tenantd watch --tenant acme\n  tenantd suspend acme --note \"key leaked\"\n\nExit codes: 0 fine, 1 failed, 2 bad usage, 69 sidecar not reachable.")]
+#[command(
+    name = "tenantd",
+    version,
+    max_term_width = 100,
+    after_help = "Examples:\n  tenantd serve --config tenantd.toml\n  tenantd watch --tenant acme\n  tenantd suspend acme --note \"key leaked\"\n\nExit codes: 0 fine, 1 failed, 2 bad usage, 69 sidecar not reachable."
+)]
 pub struct Cli {
     /// Sidecar to call: unix:PATH or http://HOST:PORT [env: TENANTD_ADDRESS] [default: the default socket]
     // The environment is read by the address rule, for which an empty
@@ -37,7 +42,9 @@ enum Command {
     #[command(flatten)]
     Operate(operate::Command),
     /// Prints completions for a shell
-    #[command(after_help = "Examples:\n  tenantd completions bash > /etc/bash_completion.d/tenantd")]
+    #[command(
+        after_help = "Examples:\n  tenantd completions bash > /etc/bash_completion.d/tenantd"
+    )]
     Completions {
         /// Which shell
         shell: clap_complete::Shell,

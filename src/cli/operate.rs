@@ -17,10 +17,14 @@ use crate::{
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Shows figures of the whole sidecar
-    #[command(after_help = "Examples:\n  tenantd snapshot\n  tenantd snapshot --json | jq .sessions_by_tenant")]
+    #[command(
+        after_help = "Examples:\n  tenantd snapshot\n  tenantd snapshot --json | jq .sessions_by_tenant"
+    )]
     Snapshot(Output),
     /// Lists live sessions
-    #[command(after_help = "Examples:\n  tenantd sessions --tenant acme\n  tenantd sessions --json")]
+    #[command(
+        after_help = "Examples:\n  tenantd sessions --tenant acme\n  tenantd sessions --json"
+    )]
     Sessions {
         /// Only this tenant's
         #[arg(long)]
@@ -46,7 +50,9 @@ pub enum Command {
     #[command(after_help = "Examples:\n  tenantd resume acme")]
     Resume(OnTenant),
     /// Sets a tenant's cap until the sidecar ends
-    #[command(after_help = "Examples:\n  tenantd cap acme 5\n  tenantd cap acme unlimited\n  tenantd cap acme default")]
+    #[command(
+        after_help = "Examples:\n  tenantd cap acme 5\n  tenantd cap acme unlimited\n  tenantd cap acme default"
+    )]
     Cap {
         /// Tenant id
         tenant: String,
@@ -57,7 +63,9 @@ pub enum Command {
         note: String,
     },
     /// Opens or resets a tenant's circuit breaker
-    #[command(after_help = "Examples:\n  tenantd breaker open acme --for 5m\n  tenantd breaker reset acme")]
+    #[command(
+        after_help = "Examples:\n  tenantd breaker open acme --for 5m\n  tenantd breaker reset acme"
+    )]
     Breaker {
         /// What to do
         #[arg(value_enum)]
@@ -174,7 +182,15 @@ pub async fn run(address: Address, command: Command) -> anyhow::Result<()> {
                 }
                 asked.page_token = page.next_page_token;
             }
-            let columns = ["tenant", "live_sessions", "cap", "breaker", "suspended", "known", "total_rejections"];
+            let columns = [
+                "tenant",
+                "live_sessions",
+                "cap",
+                "breaker",
+                "suspended",
+                "known",
+                "total_rejections",
+            ];
             list(&all, &columns, output.json)
         }
         Command::Suspend(OnTenant { tenant, note }) => {
@@ -284,7 +300,7 @@ pub fn session_json(session: &v1::Session) -> Value {
 }
 
 pub fn tenant_json(tenant: &v1::Tenant) -> Value {
-    let breaker = tenant.breaker.clone().unwrap_or_default();
+    let breaker = tenant.breaker.unwrap_or_default();
     json!({
         "tenant": tenant.tenant,
         "known": tenant.known,

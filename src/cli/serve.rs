@@ -14,7 +14,9 @@ use crate::{
 
 /// Runs the sidecar until SIGTERM or Ctrl-C.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  tenantd serve\n  tenantd serve --config /etc/tenantd.toml\n  tenantd serve --listen unix:/run/tenantd.sock --listen 127.0.0.1:7443\n\nSIGTERM or Ctrl-C drains: new sessions are refused, live ones get until the\ndeadline; a second signal ends at once. SIGHUP reloads the config file.")]
+#[command(
+    after_help = "Examples:\n  tenantd serve\n  tenantd serve --config /etc/tenantd.toml\n  tenantd serve --listen unix:/run/tenantd.sock --listen 127.0.0.1:7443\n\nSIGTERM or Ctrl-C drains: new sessions are refused, live ones get until the\ndeadline; a second signal ends at once. SIGHUP reloads the config file."
+)]
 pub struct Args {
     /// Config file (TOML); without one everything runs on built-in defaults
     #[arg(long, env = "TENANTD_CONFIG", value_name = "FILE")]
@@ -76,9 +78,9 @@ fn listeners(asked: &[Address], config: &Config) -> anyhow::Result<Listeners> {
             Address::Unix(path) => listeners.unix = Some(path.clone()),
             Address::Tcp(place) => {
                 let place = place.replace("localhost", "127.0.0.1");
-                let address: std::net::SocketAddr = place
-                    .parse()
-                    .with_context(|| format!("--listen {place} must be an IP address and a port"))?;
+                let address: std::net::SocketAddr = place.parse().with_context(|| {
+                    format!("--listen {place} must be an IP address and a port")
+                })?;
                 anyhow::ensure!(
                     address.ip().is_loopback(),
                     "--listen {address} must be a loopback address; any other needs TLS and client identities, which this version does not have"
@@ -98,7 +100,9 @@ fn listeners(asked: &[Address], config: &Config) -> anyhow::Result<Listeners> {
         listeners.tcp = config.listen.tcp;
     }
     if listeners.tcp.is_some() {
-        tracing::warn!("TCP on loopback has no credentials: every process on this machine can call, admin calls included");
+        tracing::warn!(
+            "TCP on loopback has no credentials: every process on this machine can call, admin calls included"
+        );
     }
     Ok(listeners)
 }
@@ -123,8 +127,12 @@ fn banner(config: &Config, socket: Option<&std::path::Path>, tcp: Option<std::ne
             config.tenants.len(),
             config.limits.max_sessions,
         )),
-        None => say("  config      none: every tenant runs on built-in defaults (--config FILE)".to_owned()),
+        None => {
+            say("  config      none: every tenant runs on built-in defaults (--config FILE)"
+                .to_owned())
+        }
     }
-    let address = socket.map(|path| format!("unix:{}", path.display())).or(tcp.map(|a| a.to_string()));
+    let address =
+        socket.map(|path| format!("unix:{}", path.display())).or(tcp.map(|a| a.to_string()));
     say(format!("  try it      TENANTD_ADDRESS={} tenantd watch", address.unwrap_or_default()));
 }

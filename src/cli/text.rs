@@ -11,10 +11,7 @@ use std::time::{Duration, SystemTime};
 pub fn escape(text: &str) -> String {
     // Every quote in escape_debug's output carries its own backslash, so
     // taking that one away is unambiguous.
-    text.escape_debug()
-        .to_string()
-        .replace("\\'", "'")
-        .replace("\\\"", "\"")
+    text.escape_debug().to_string().replace("\\'", "'").replace("\\\"", "\"")
 }
 
 /// `text` as the value of a `key=value`: in quotes wherever it could be taken
@@ -26,10 +23,7 @@ pub fn value(text: &str) -> String {
     if plain {
         return escape(text);
     }
-    format!(
-        "\"{}\"",
-        text.escape_debug().to_string().replace("\\'", "'")
-    )
+    format!("\"{}\"", text.escape_debug().to_string().replace("\\'", "'"))
 }
 
 /// A duration in the form that `--for` and `--timeout` take, to the
@@ -37,9 +31,7 @@ pub fn value(text: &str) -> String {
 #[must_use]
 pub fn duration(span: Duration) -> String {
     let whole = Duration::new(span.as_secs(), span.subsec_millis() * 1_000_000);
-    humantime::format_duration(whole)
-        .to_string()
-        .replace(' ', "")
+    humantime::format_duration(whole).to_string().replace(' ', "")
 }
 
 /// A wire duration; negative ones, which are never sent, count as zero.
@@ -115,10 +107,7 @@ mod tests {
             "\u{2028}\u{2029}\u{85}\u{feff}\u{200b}\u{e0041}",
         ] {
             for shown in [escape(hostile), value(hostile)] {
-                assert!(
-                    shown.chars().all(|c| c.is_ascii() && !c.is_ascii_control()),
-                    "{shown:?}"
-                );
+                assert!(shown.chars().all(|c| c.is_ascii() && !c.is_ascii_control()), "{shown:?}");
             }
         }
     }

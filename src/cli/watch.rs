@@ -18,7 +18,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
 /// Follows events: first what is live, then every change
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  tenantd watch --tenant acme\n  tenantd watch --kind session_rejected --kind breaker_opened\n  tenantd watch --json | jq -c 'select(.kind == \"session_ended\")'")]
+#[command(
+    after_help = "Examples:\n  tenantd watch --tenant acme\n  tenantd watch --kind session_rejected --kind breaker_opened\n  tenantd watch --json | jq -c 'select(.kind == \"session_ended\")'"
+)]
 pub struct Args {
     /// Only this tenant's; repeatable
     #[arg(long)]
@@ -97,7 +99,9 @@ fn cursor(text: &str) -> anyhow::Result<v1::Cursor> {
 fn kind_of(name: &str) -> anyhow::Result<i32> {
     v1::EventKind::from_str_name(&format!("EVENT_KIND_{}", name.to_ascii_uppercase()))
         .map(i32::from)
-        .ok_or_else(|| anyhow::anyhow!("--kind {} is no kind of event; see event.proto", text::escape(name)))
+        .ok_or_else(|| {
+            anyhow::anyhow!("--kind {} is no kind of event; see event.proto", text::escape(name))
+        })
 }
 
 fn tell(item: &Item, json: bool, cursor: &mut Option<v1::Cursor>) -> anyhow::Result<()> {

@@ -111,7 +111,8 @@ fn without_values(message: &str) -> String {
         let Some(rest) = message.strip_prefix(met) else { continue };
         let expected = rest.rfind(", expected ").map(|at| &rest[at + ", expected ".len()..]);
         let shape = rest.split([' ', '`', '"', ',']).next().filter(|word| !word.is_empty());
-        let shape = if met.starts_with("unknown") { "another word" } else { shape.unwrap_or("value") };
+        let shape =
+            if met.starts_with("unknown") { "another word" } else { shape.unwrap_or("value") };
         return match expected {
             Some(expected) => format!("must be {expected}, got {shape}"),
             None => format!("got {shape}"),

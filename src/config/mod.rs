@@ -203,8 +203,10 @@ pub struct Changes {
 #[must_use]
 pub fn diff(old: &Config, new: &Config) -> Changes {
     let ids: std::collections::BTreeSet<_> = old.tenants.keys().chain(new.tenants.keys()).collect();
-    let version = |config: &Config, id| config.tenants.get(id).map(|t: &Arc<TenantConfig>| t.version.clone());
-    let tenants = ids.into_iter().filter(|id| version(old, *id) != version(new, *id)).cloned().collect();
+    let version =
+        |config: &Config, id| config.tenants.get(id).map(|t: &Arc<TenantConfig>| t.version.clone());
+    let tenants =
+        ids.into_iter().filter(|id| version(old, *id) != version(new, *id)).cloned().collect();
     let (was, is) = (&old.limits, &new.limits);
     let fixed = [
         ("listen.unix", old.listen.unix != new.listen.unix),

@@ -24,21 +24,36 @@ fn tenants_fall_back_to_the_defaults_key_by_key() {
 #[test]
 fn nonsense_is_refused_with_line_key_and_what_would_be_valid() {
     for (text, says) in [
-        ("[tenants.acme]\ncapp = 3", "t.toml:2:1: tenants.acme.capp: unknown field `capp`, expected one of"),
+        (
+            "[tenants.acme]\ncapp = 3",
+            "t.toml:2:1: tenants.acme.capp: unknown field `capp`, expected one of",
+        ),
         ("[tenants.acme]\ncap = 'x'", "t.toml:2:7: tenants.acme.cap: must be u32, got string"),
         ("[tenants.acme]\ncap = 0", "tenants.acme.cap: must be 1 to 1000000, got 0"),
         ("[tenants.acme]\ncap = -1", "tenants.acme.cap: "),
         ("[tenants.'a b']\ncap = 1", "must be 1-128 characters of [A-Za-z0-9_-]"),
-        ("[defaults.breaker]\ncooldown = '0s'", "t.toml:2:12: defaults.breaker.cooldown: must be 10ms to 365 days"),
-        ("[defaults.breaker]\nfailure_ratio = 1.5", "defaults.breaker.failure_ratio: must be 0 or more and less than 1"),
+        (
+            "[defaults.breaker]\ncooldown = '0s'",
+            "t.toml:2:12: defaults.breaker.cooldown: must be 10ms to 365 days",
+        ),
+        (
+            "[defaults.breaker]\nfailure_ratio = 1.5",
+            "defaults.breaker.failure_ratio: must be 0 or more and less than 1",
+        ),
         ("[defaults.breaker]\nmin_samples = 0", "must be 1 to 1000000, got 0"),
         ("[defaults.breaker]\nwindow = 'soon'", "must be a duration, for example"),
         ("[lease]\nttl = '1s'", "ttl_min, ttl and ttl_max must be in this order"),
         ("[listen]\ntcp = '0.0.0.0:1'", "must be a loopback address; any other needs TLS"),
         ("[listen]\nunix = 'x.sock'", "must be an absolute path"),
-        ("unknown_tenants = 'maybe'", "unknown_tenants: must be `accept` or `reject`, got another word"),
+        (
+            "unknown_tenants = 'maybe'",
+            "unknown_tenants: must be `accept` or `reject`, got another word",
+        ),
         ("[defaults.providers.llm]\nprovider = ''", "provider must be a name"),
-        ("[defaults.providers.llm]\nprovider = 'x'\nbase_url = 'ftp://x'", "base_url must be an http"),
+        (
+            "[defaults.providers.llm]\nprovider = 'x'\nbase_url = 'ftp://x'",
+            "base_url must be an http",
+        ),
         ("[defaults.providers.llm]\nprovider = 'x'\ncredential = 'vault:a#b'", "unknown scheme"),
         ("[defaults\n", "t.toml:1:"),
     ] {

@@ -1,7 +1,9 @@
 //! From what is written to what holds: every number checked, every problem
 //! collected, so that one run of `check` shows them all.
 
-use std::{collections::BTreeMap, net::SocketAddr, ops::Range, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, net::SocketAddr, ops::Range, path::Path, sync::Arc, time::Duration,
+};
 
 use toml::Spanned;
 
@@ -31,7 +33,12 @@ struct Check<'a> {
 }
 
 /// The valid config, and what is wrong with it: used only when nothing is.
-pub fn config(path: &Path, file: raw::File, source: &Source<'_>, mode: u32) -> (Config, Vec<Diagnostic>) {
+pub fn config(
+    path: &Path,
+    file: raw::File,
+    source: &Source<'_>,
+    mode: u32,
+) -> (Config, Vec<Diagnostic>) {
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut check = Check { source, folder, items: Vec::new(), literals: false };
     let builtin = Config::builtin();
@@ -142,10 +149,13 @@ impl Check<'_> {
         if let Some(place) = place
             && !(lease.ttl_min <= lease.ttl && lease.ttl <= lease.ttl_max)
         {
-            self.wrong(place.span(), &format!(
-                "ttl_min, ttl and ttl_max must be in this order, got {:?}, {:?} and {:?}",
-                lease.ttl_min, lease.ttl, lease.ttl_max,
-            ));
+            self.wrong(
+                place.span(),
+                &format!(
+                    "ttl_min, ttl and ttl_max must be in this order, got {:?}, {:?} and {:?}",
+                    lease.ttl_min, lease.ttl, lease.ttl_max,
+                ),
+            );
         }
         lease
     }
@@ -160,7 +170,11 @@ impl Check<'_> {
             cooldown: self.span(raw.cooldown.as_ref(), base.cooldown, least),
             cooldown_max: self.span(raw.cooldown_max.as_ref(), base.cooldown_max, least),
             probes: self.count(raw.probes.as_ref(), base.probes, 1, 10_000),
-            probe_healthy_after: self.span(raw.probe_healthy_after.as_ref(), base.probe_healthy_after, least),
+            probe_healthy_after: self.span(
+                raw.probe_healthy_after.as_ref(),
+                base.probe_healthy_after,
+                least,
+            ),
         };
         if let Some(ratio) = &raw.failure_ratio
             && !(0.0..1.0).contains(ratio.get_ref())
@@ -171,15 +185,23 @@ impl Check<'_> {
         if let Some(place) = place
             && policy.cooldown_max < policy.cooldown
         {
-            self.wrong(place.span(), &format!(
-                "cooldown_max ({:?}) must not be shorter than cooldown ({:?})",
-                policy.cooldown_max, policy.cooldown,
-            ));
+            self.wrong(
+                place.span(),
+                &format!(
+                    "cooldown_max ({:?}) must not be shorter than cooldown ({:?})",
+                    policy.cooldown_max, policy.cooldown,
+                ),
+            );
         }
         policy
     }
 
-    fn tenant(&mut self, raw: raw::Tenant, defaults: &TenantConfig, slots: &BTreeMap<String, Slot>) -> TenantConfig {
+    fn tenant(
+        &mut self,
+        raw: raw::Tenant,
+        defaults: &TenantConfig,
+        slots: &BTreeMap<String, Slot>,
+    ) -> TenantConfig {
         let base = defaults.limits;
         let limits = TenantLimits {
             cap: raw.cap.as_ref().map_or(base.cap, |cap| self.cap(cap)),
@@ -214,7 +236,10 @@ impl Check<'_> {
         for (name, word) in raw {
             let span = name.span();
             if !is_name(name.get_ref()) || slots.len() >= MAX_NAMES {
-                self.wrong(span.clone(), "slots must be at most 64 names of 1-64 characters of [A-Za-z0-9_.-]");
+                self.wrong(
+                    span.clone(),
+                    "slots must be at most 64 names of 1-64 characters of [A-Za-z0-9_.-]",
+                );
             }
             let slot = match word {
                 raw::Slot::Off => Slot::Off,
@@ -227,10 +252,18 @@ impl Check<'_> {
 
     fn provider(&mut self, raw: raw::Provider, span: &Range<usize>) -> Provider {
         if raw.provider.is_empty() || raw.provider.len() > 128 {
-            self.wrong(span.clone(), "provider must be a name of 1-128 bytes, for example \"openai\"");
+            self.wrong(
+                span.clone(),
+                "provider must be a name of 1-128 bytes, for example \"openai\"",
+            );
         }
         if !raw.base_url.is_empty()
-            && raw.base_url.parse::<http::Uri>().ok().and_then(|url| url.host().map(|_| ())).is_none()
+            && raw
+                .base_url
+                .parse::<http::Uri>()
+                .ok()
+                .and_then(|url| url.host().map(|_| ()))
+                .is_none()
             || !(raw.base_url.is_empty() || raw.base_url.starts_with("http"))
         {
             self.wrong(span.clone(), "base_url must be an http:// or https:// address");
@@ -239,13 +272,19 @@ impl Check<'_> {
         let single = raw.credential.into_iter().map(|text| ("api_key".to_owned(), text));
         for (name, text) in single.chain(raw.credentials) {
             if !is_name(&name) || credentials.len() >= MAX_NAMES {
-                self.wrong(span.clone(), "credentials must be at most 64 names of 1-64 characters of [A-Za-z0-9_.-]");
+                self.wrong(
+                    span.clone(),
+                    "credentials must be at most 64 names of 1-64 characters of [A-Za-z0-9_.-]",
+                );
             }
             match credential::parse(&text, self.folder) {
                 Ok(reference) => {
                     self.literals |= matches!(reference, CredentialRef::Literal(_));
                     if credentials.insert(name, reference).is_some() {
-                        self.wrong(span.clone(), "credential is the same as credentials.api_key; give one");
+                        self.wrong(
+                            span.clone(),
+                            "credential is the same as credentials.api_key; give one",
+                        );
                     }
                 }
                 Err(problem) => self.wrong(span.clone(), &format!("credential {problem}")),
@@ -258,7 +297,13 @@ impl Check<'_> {
                 serde_json::Map::new()
             }
         };
-        Provider { provider: raw.provider, model: raw.model, base_url: raw.base_url, credentials, params }
+        Provider {
+            provider: raw.provider,
+            model: raw.model,
+            base_url: raw.base_url,
+            credentials,
+            params,
+        }
     }
 
     fn listen(&mut self, raw: raw::Listen) -> Listen {
@@ -292,20 +337,78 @@ impl Check<'_> {
         Limits {
             max_sessions: self.count(raw.max_sessions.as_ref(), base.max_sessions, 1, MILLION),
             max_tenants: self.count(raw.max_tenants.as_ref(), base.max_tenants, 1, MILLION),
-            max_workers: size(self.count(raw.max_workers.as_ref(), of(base.max_workers), 1, MILLION)),
+            max_workers: size(self.count(
+                raw.max_workers.as_ref(),
+                of(base.max_workers),
+                1,
+                MILLION,
+            )),
             max_watchers: self.count(raw.max_watchers.as_ref(), base.max_watchers, 1, 10_000),
-            max_connections: size(self.count(raw.max_connections.as_ref(), of(base.max_connections), 1, MILLION)),
+            max_connections: size(self.count(
+                raw.max_connections.as_ref(),
+                of(base.max_connections),
+                1,
+                MILLION,
+            )),
             max_streams: self.count(raw.max_streams.as_ref(), base.max_streams, 1, MILLION),
-            metadata_bytes: size(self.count(raw.metadata_bytes.as_ref(), of(base.metadata_bytes), 256, MIB)),
-            message_bytes: size(self.count(raw.message_bytes.as_ref(), of(base.message_bytes), 64 * 1024, 64 * MIB)),
-            credential_bytes: size(self.count(raw.credential_bytes.as_ref(), of(base.credential_bytes), 16, MIB)),
-            events_kept: size(self.count(raw.events_kept.as_ref(), of(base.events_kept), 16, 10 * MILLION)),
-            events_kept_bytes: size(self.count(raw.events_kept_bytes.as_ref(), of(base.events_kept_bytes), 64 * 1024, 2048 * MIB - 1)),
-            agent_events_per_second: self.count(raw.agent_events_per_second.as_ref(), base.agent_events_per_second, 1, MILLION),
-            agent_event_bytes: size(self.count(raw.agent_event_bytes.as_ref(), of(base.agent_event_bytes), 64, 64 * 1024)),
-            ended_remembered: size(self.count(raw.ended_remembered.as_ref(), of(base.ended_remembered), 16, 10 * MILLION)),
-            ended_remembered_for: self.span(raw.ended_remembered_for.as_ref(), base.ended_remembered_for, second),
-            tenant_idle_after: self.span(raw.tenant_idle_after.as_ref(), base.tenant_idle_after, second),
+            metadata_bytes: size(self.count(
+                raw.metadata_bytes.as_ref(),
+                of(base.metadata_bytes),
+                256,
+                MIB,
+            )),
+            message_bytes: size(self.count(
+                raw.message_bytes.as_ref(),
+                of(base.message_bytes),
+                64 * 1024,
+                64 * MIB,
+            )),
+            credential_bytes: size(self.count(
+                raw.credential_bytes.as_ref(),
+                of(base.credential_bytes),
+                16,
+                MIB,
+            )),
+            events_kept: size(self.count(
+                raw.events_kept.as_ref(),
+                of(base.events_kept),
+                16,
+                10 * MILLION,
+            )),
+            events_kept_bytes: size(self.count(
+                raw.events_kept_bytes.as_ref(),
+                of(base.events_kept_bytes),
+                64 * 1024,
+                2048 * MIB - 1,
+            )),
+            agent_events_per_second: self.count(
+                raw.agent_events_per_second.as_ref(),
+                base.agent_events_per_second,
+                1,
+                MILLION,
+            ),
+            agent_event_bytes: size(self.count(
+                raw.agent_event_bytes.as_ref(),
+                of(base.agent_event_bytes),
+                64,
+                64 * 1024,
+            )),
+            ended_remembered: size(self.count(
+                raw.ended_remembered.as_ref(),
+                of(base.ended_remembered),
+                16,
+                10 * MILLION,
+            )),
+            ended_remembered_for: self.span(
+                raw.ended_remembered_for.as_ref(),
+                base.ended_remembered_for,
+                second,
+            ),
+            tenant_idle_after: self.span(
+                raw.tenant_idle_after.as_ref(),
+                base.tenant_idle_after,
+                second,
+            ),
             heartbeat: self.span(raw.heartbeat.as_ref(), base.heartbeat, second),
         }
     }

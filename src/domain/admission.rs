@@ -210,7 +210,8 @@ impl TenantState {
             if same_caller && !request.activate {
                 return Ok(Grant { session: lease.session.clone(), created: false });
             }
-            let session = self.renew(&request.session, request.worker.as_ref(), request.ttl, now, out)?;
+            let session =
+                self.renew(&request.session, request.worker.as_ref(), request.ttl, now, out)?;
             return Ok(Grant { session, created: false });
         }
         match self.admit(request, claim, now) {
@@ -224,7 +225,11 @@ impl TenantState {
                     agent: request.agent.clone(),
                     worker: request.worker.clone(),
                 };
-                out.push(Event::new(now, subject, Kind::SessionRejected(Box::new(rejection.clone()))));
+                out.push(Event::new(
+                    now,
+                    subject,
+                    Kind::SessionRejected(Box::new(rejection.clone())),
+                ));
                 Err(rejection)
             }
         }
@@ -237,10 +242,17 @@ impl TenantState {
         now: Now,
     ) -> Result<Ticket, Rejection> {
         if request.draining {
-            return Err(Rejection::new(Reason::Draining, "the sidecar is draining and takes no new session"));
+            return Err(Rejection::new(
+                Reason::Draining,
+                "the sidecar is draining and takes no new session",
+            ));
         }
         if let Some(suspension) = &self.suspension {
-            let note = if suspension.actor.note.is_empty() { "no reason given" } else { &suspension.actor.note };
+            let note = if suspension.actor.note.is_empty() {
+                "no reason given"
+            } else {
+                &suspension.actor.note
+            };
             return Err(Rejection::new(
                 Reason::TenantSuspended,
                 format!("tenant {} is suspended by an operator: {note}", self.tenant),
@@ -249,14 +261,22 @@ impl TenantState {
         if let Err(retry_after) = self.breaker.check(now.mono, &self.limits.breaker) {
             let mut refused = Rejection::new(
                 Reason::CircuitOpen,
-                format!("the circuit breaker of tenant {} does not admit sessions now", self.tenant),
+                format!(
+                    "the circuit breaker of tenant {} does not admit sessions now",
+                    self.tenant
+                ),
             );
             refused.retry_after = Some(retry_after);
             return Err(refused);
         }
         let live = self.live();
         if let Some(cap) = self.cap().filter(|cap| live >= *cap) {
-            return Err(Rejection::at_cap(Reason::TenantAtCap, &format!("tenant {}", self.tenant), cap, live));
+            return Err(Rejection::at_cap(
+                Reason::TenantAtCap,
+                &format!("tenant {}", self.tenant),
+                cap,
+                live,
+            ));
         }
         if let Some(ttl) = request.ttl {
             self.check_ttl(ttl)?;
@@ -268,7 +288,13 @@ impl TenantState {
         }
     }
 
-    fn insert(&mut self, request: &Acquire, ticket: Ticket, now: Now, out: &mut Vec<Event>) -> Grant {
+    fn insert(
+        &mut self,
+        request: &Acquire,
+        ticket: Ticket,
+        now: Now,
+        out: &mut Vec<Event>,
+    ) -> Grant {
         let ttl = request.ttl.unwrap_or(self.limits.lease.ttl);
         let (state, deadline) = if request.activate {
             (State::Active, now.mono.plus(ttl))
@@ -440,12 +466,19 @@ impl TenantState {
     /// The worker went away: its leases wait for it, no longer than they would
     /// have lived anyhow. Returns how many do. `blamed`: it held sessions of
     /// this tenant alone.
-    pub fn detach(&mut self, worker: &WorkerId, blamed: bool, now: Now, out: &mut Vec<Event>) -> u32 {
+    pub fn detach(
+        &mut self,
+        worker: &WorkerId,
+        blamed: bool,
+        now: Now,
+        out: &mut Vec<Event>,
+    ) -> u32 {
         self.expire(now, out);
         let until = now.mono.plus(self.limits.lease.grace);
         let mut waiting = 0;
         for lease in self.leases.values_mut() {
-            if lease.session.worker.as_ref() != Some(worker) || lease.session.state == State::Grace {
+            if lease.session.worker.as_ref() != Some(worker) || lease.session.state == State::Grace
+            {
                 continue;
             }
             waiting += 1;
@@ -481,7 +514,8 @@ impl TenantState {
             self.tell(now, change.into(), None, out);
         }
         for _ in 0..EXPIRE_BATCH {
-            let Some((_, id)) = self.timers.first().filter(|(at, _)| *at <= now.mono).cloned() else {
+            let Some((_, id)) = self.timers.first().filter(|(at, _)| *at <= now.mono).cloned()
+            else {
                 return false;
             };
             let Some(lease) = self.leases.get_mut(&id) else {
@@ -572,7 +606,13 @@ impl TenantState {
 
     /// Sets the run-time cap: `Some(None)` lifts it, `None` goes back to the
     /// config's.
-    pub fn set_cap(&mut self, cap: Option<Option<u32>>, actor: &Actor, now: Now, out: &mut Vec<Event>) {
+    pub fn set_cap(
+        &mut self,
+        cap: Option<Option<u32>>,
+        actor: &Actor,
+        now: Now,
+        out: &mut Vec<Event>,
+    ) {
         let before = self.cap();
         self.cap_override = cap;
         let after = self.cap();
@@ -603,7 +643,10 @@ impl TenantState {
         out: &mut Vec<Event>,
     ) -> Result<(), Rejection> {
         if !self.limits.breaker.enabled {
-            return Err(Rejection::field("tenant", "its breaker is switched off in the config; suspend the tenant instead"));
+            return Err(Rejection::field(
+                "tenant",
+                "its breaker is switched off in the config; suspend the tenant instead",
+            ));
         }
         let change = self.breaker.force_open(now.mono, &self.limits.breaker, duration);
         self.tell(now, change.into(), Some(actor), out);

@@ -231,7 +231,8 @@ impl Breaker {
         duration: Option<Duration>,
         (failures, samples): (u32, u32),
     ) -> Change {
-        let doubled = policy.cooldown.saturating_mul(1_u32.checked_shl(self.openings).unwrap_or(u32::MAX));
+        let doubled =
+            policy.cooldown.saturating_mul(1_u32.checked_shl(self.openings).unwrap_or(u32::MAX));
         let cooldown = duration.unwrap_or_else(|| doubled.min(policy.cooldown_max));
         self.openings = (self.openings + 1).min(31);
         self.enter(State::Open { until: now.plus(cooldown) });
@@ -369,14 +370,21 @@ mod tests {
         let mut breaker = Breaker::default();
         let ticket = breaker.admit();
         for good in [false, false, true, true] {
-            let _ = if good { breaker.good(ticket, at(1), &POLICY) } else { breaker.bad(ticket, at(1), &POLICY) };
+            let _ = if good {
+                breaker.good(ticket, at(1), &POLICY)
+            } else {
+                breaker.bad(ticket, at(1), &POLICY)
+            };
         }
         assert_eq!(breaker.state(), State::Closed, "four samples are too few");
         breaker.good(ticket, at(1), &POLICY);
         breaker.bad(ticket, at(1), &POLICY);
         assert_eq!(breaker.state(), State::Closed, "exactly half is not more than half");
         let (_, change) = breaker.bad(ticket, at(1), &POLICY);
-        assert_eq!(change, Some(Change::Opened { failures: 4, samples: 7, cooldown: POLICY.cooldown }));
+        assert_eq!(
+            change,
+            Some(Change::Opened { failures: 4, samples: 7, cooldown: POLICY.cooldown })
+        );
     }
 
     #[test]

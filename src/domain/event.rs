@@ -86,25 +86,63 @@ pub struct Event {
 #[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs, reason = "event.proto documents each field")]
 pub enum Kind {
-    SessionAcquired { state: State, probe: bool, live: u32, cap: Option<u32>, config_version: String },
+    SessionAcquired {
+        state: State,
+        probe: bool,
+        live: u32,
+        cap: Option<u32>,
+        config_version: String,
+    },
     SessionActivated,
     FailureReported(Failure),
-    SessionEnded { outcome: Outcome, cause: EndCause, held: Duration, failure: Option<Failure>, counted: bool },
+    SessionEnded {
+        outcome: Outcome,
+        cause: EndCause,
+        held: Duration,
+        failure: Option<Failure>,
+        counted: bool,
+    },
     SessionRejected(Box<Rejection>),
-    BreakerOpened { failures: u32, samples: u32, cooldown: Duration },
+    BreakerOpened {
+        failures: u32,
+        samples: u32,
+        cooldown: Duration,
+    },
     BreakerHalfOpened,
     BreakerClosed,
-    ConfigChanged { version: String },
-    ConfigFailed { message: String },
-    CapChanged { before: Option<u32>, after: Option<u32> },
+    ConfigChanged {
+        version: String,
+    },
+    ConfigFailed {
+        message: String,
+    },
+    CapChanged {
+        before: Option<u32>,
+        after: Option<u32>,
+    },
     Suspended,
     Resumed,
-    AgentEvent { name: String, severity: Severity, attributes: serde_json::Map<String, serde_json::Value> },
+    AgentEvent {
+        name: String,
+        severity: Severity,
+        attributes: serde_json::Map<String, serde_json::Value>,
+    },
     WorkerAttached,
-    WorkerLost { sessions: u32, grace: Duration },
-    WorkerSlow { blocked: Duration },
-    Draining { deadline: Duration, live: u32 },
-    Reloaded { error: Option<String>, tenants_changed: u32 },
+    WorkerLost {
+        sessions: u32,
+        grace: Duration,
+    },
+    WorkerSlow {
+        blocked: Duration,
+    },
+    Draining {
+        deadline: Duration,
+        live: u32,
+    },
+    Reloaded {
+        error: Option<String>,
+        tenants_changed: u32,
+    },
 }
 
 impl Kind {
@@ -190,6 +228,8 @@ fn json_weight(value: &serde_json::Value) -> usize {
         Value::Null | Value::Bool(_) | Value::Number(_) => 32,
         Value::String(text) => 32 + text.len(),
         Value::Array(items) => 32 + items.iter().map(json_weight).sum::<usize>(),
-        Value::Object(map) => 32 + map.iter().map(|(k, v)| 64 + k.len() + json_weight(v)).sum::<usize>(),
+        Value::Object(map) => {
+            32 + map.iter().map(|(k, v)| 64 + k.len() + json_weight(v)).sum::<usize>()
+        }
     }
 }

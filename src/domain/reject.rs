@@ -209,8 +209,10 @@ impl Rejection {
     /// A cap that is full.
     #[must_use]
     pub fn at_cap(reason: Reason, whose: &str, limit: u32, current: u32) -> Self {
-        let mut refused =
-            Self::new(reason, format!("{whose} is at its cap: {current} of {limit} sessions are live"));
+        let mut refused = Self::new(
+            reason,
+            format!("{whose} is at its cap: {current} of {limit} sessions are live"),
+        );
         refused.limit = Some(limit);
         refused.current = Some(current);
         refused

@@ -34,11 +34,7 @@ impl TenantId {
         let id = raw.trim_matches(|c: char| c.is_ascii_whitespace() || c == '\u{b}');
         let valid = (1..=MAX_LEN).contains(&id.len())
             && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-        if valid {
-            Ok(Self(Arc::from(id)))
-        } else {
-            Err(Rejection::tenant_malformed(&shown(raw)))
-        }
+        if valid { Ok(Self(Arc::from(id))) } else { Err(Rejection::tenant_malformed(&shown(raw))) }
     }
 
     /// The id.
@@ -186,7 +182,11 @@ mod tests {
             let bound = bind(&case.job, &case.room, &case.explicit);
             let got = bound.as_ref().map(TenantId::as_str).map_err(|r| r.reason.name());
             let want = case.ok.as_deref().ok_or_else(|| case.reject.as_deref().unwrap());
-            assert_eq!(got, want, "job {:?} room {:?} explicit {:?}", case.job, case.room, case.explicit);
+            assert_eq!(
+                got, want,
+                "job {:?} room {:?} explicit {:?}",
+                case.job, case.room, case.explicit
+            );
         }
     }
 
@@ -200,7 +200,8 @@ mod tests {
 
     #[test]
     fn deep_nesting_beside_the_key_does_not_hide_it() {
-        let deep = format!("{{\"x\":{}{},\"tenant\":\"acme\"}}", "[".repeat(5000), "]".repeat(5000));
+        let deep =
+            format!("{{\"x\":{}{},\"tenant\":\"acme\"}}", "[".repeat(5000), "]".repeat(5000));
         assert_eq!(bind(&deep, "", "").unwrap().as_str(), "acme");
     }
 }

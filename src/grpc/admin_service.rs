@@ -39,7 +39,10 @@ impl Admin {
 fn actor(caller: &Caller, note: String) -> Result<Actor, Status> {
     if note.len() > MAX_NOTE {
         let got = note.len();
-        return Err(status(Rejection::field("note", format_args!("must be at most {MAX_NOTE} bytes, got {got}"))));
+        return Err(status(Rejection::field(
+            "note",
+            format_args!("must be at most {MAX_NOTE} bytes, got {got}"),
+        )));
     }
     Ok(Actor { name: caller.actor.clone(), note })
 }
@@ -75,7 +78,9 @@ impl AdminService for Admin {
             Some(Asked::Cap(_) | Asked::Unlimited(_) | Asked::ClearOverride(_)) | None => {
                 return Err(status(Rejection::field(
                     "change",
-                    format_args!("must be cap (0 to {MAX_CAP}), unlimited (true) or clear_override (true)"),
+                    format_args!(
+                        "must be cap (0 to {MAX_CAP}), unlimited (true) or clear_override (true)"
+                    ),
                 )));
             }
         };

@@ -34,7 +34,10 @@ pub fn duration(of: Duration) -> prost_types::Duration {
 }
 
 /// A wire duration that must not be negative.
-pub fn checked_duration(field: &str, of: Option<prost_types::Duration>) -> Result<Option<Duration>, Rejection> {
+pub fn checked_duration(
+    field: &str,
+    of: Option<prost_types::Duration>,
+) -> Result<Option<Duration>, Rejection> {
     of.map(|of| Duration::try_from(of).map_err(|_| Rejection::field(field, "must not be negative")))
         .transpose()
 }
@@ -47,7 +50,10 @@ pub fn checked_token(field: &str, text: &str, extra: &str, max: usize) -> Result
     } else {
         Err(Rejection::field(
             field,
-            format_args!("must be at most {max} characters of [A-Za-z0-9{extra}], got {} characters", text.chars().count()),
+            format_args!(
+                "must be at most {max} characters of [A-Za-z0-9{extra}], got {} characters",
+                text.chars().count()
+            ),
         ))
     }
 }
@@ -62,13 +68,21 @@ pub fn failure_in(failure: Option<v1::Failure>) -> Result<Option<Failure>, Rejec
         .map(|failure| {
             checked_token("failure.slot", &failure.slot, "_-", 64)?;
             checked_token("failure.kind", &failure.kind, "_.-", 64)?;
-            Ok(Failure { slot: failure.slot, kind: failure.kind, message: cut(&failure.message, 1024) })
+            Ok(Failure {
+                slot: failure.slot,
+                kind: failure.kind,
+                message: cut(&failure.message, 1024),
+            })
         })
         .transpose()
 }
 
 fn failure_out(failure: &Failure) -> v1::Failure {
-    v1::Failure { slot: failure.slot.clone(), kind: failure.kind.clone(), message: failure.message.clone() }
+    v1::Failure {
+        slot: failure.slot.clone(),
+        kind: failure.kind.clone(),
+        message: failure.message.clone(),
+    }
 }
 
 pub fn session(session: &Session, now: Now) -> v1::Session {
@@ -170,9 +184,13 @@ fn value_in(value: Value) -> serde_json::Value {
     match value.kind {
         None | Some(ValueKind::NullValue(_)) => Json::Null,
         Some(ValueKind::BoolValue(b)) => Json::Bool(b),
-        Some(ValueKind::NumberValue(n)) => serde_json::Number::from_f64(n).map_or(Json::Null, Json::Number),
+        Some(ValueKind::NumberValue(n)) => {
+            serde_json::Number::from_f64(n).map_or(Json::Null, Json::Number)
+        }
         Some(ValueKind::StringValue(s)) => Json::String(s),
-        Some(ValueKind::ListValue(list)) => Json::Array(list.values.into_iter().map(value_in).collect()),
+        Some(ValueKind::ListValue(list)) => {
+            Json::Array(list.values.into_iter().map(value_in).collect())
+        }
         Some(ValueKind::StructValue(map)) => Json::Object(struct_in(map.fields)),
     }
 }
@@ -287,11 +305,13 @@ fn detail(kind: &Kind) -> Option<v1::event::Detail> {
             retry_after: refused.retry_after.map(duration),
             message: refused.message.clone(),
         }),
-        Kind::BreakerOpened { failures, samples, cooldown } => Detail::BreakerChanged(v1::BreakerChanged {
-            failures: *failures,
-            samples: *samples,
-            cooldown: Some(duration(*cooldown)),
-        }),
+        Kind::BreakerOpened { failures, samples, cooldown } => {
+            Detail::BreakerChanged(v1::BreakerChanged {
+                failures: *failures,
+                samples: *samples,
+                cooldown: Some(duration(*cooldown)),
+            })
+        }
         Kind::ConfigChanged { version } => {
             Detail::ConfigChanged(v1::ConfigChanged { version: version.clone() })
         }
@@ -312,9 +332,10 @@ fn detail(kind: &Kind) -> Option<v1::event::Detail> {
             .into(),
             attributes: Some(struct_out(attributes)),
         }),
-        Kind::WorkerLost { sessions, grace } => {
-            Detail::WorkerLost(v1::WorkerLost { sessions: *sessions, grace: Some(duration(*grace)) })
-        }
+        Kind::WorkerLost { sessions, grace } => Detail::WorkerLost(v1::WorkerLost {
+            sessions: *sessions,
+            grace: Some(duration(*grace)),
+        }),
         Kind::WorkerSlow { blocked } => {
             Detail::WorkerSlow(v1::WorkerSlow { blocked: Some(duration(*blocked)) })
         }

@@ -131,9 +131,13 @@ impl Attached {
         }
         let got = request.attach_session_ids.len();
         if got > MAX_ATTACH {
-            return Err(Rejection::field("attach_session_ids", format_args!("must be at most {MAX_ATTACH} a message, got {got}")));
+            return Err(Rejection::field(
+                "attach_session_ids",
+                format_args!("must be at most {MAX_ATTACH} a message, got {got}"),
+            ));
         }
-        let blocked = convert::checked_duration("loop_blocked", request.loop_blocked)?.unwrap_or_default();
+        let blocked =
+            convert::checked_duration("loop_blocked", request.loop_blocked)?.unwrap_or_default();
         if !blocked.is_zero() {
             let by = SessionId::parse_optional(&request.loop_blocked_session_id)?;
             self.sidecar.slow(&self.worker, by.as_ref(), blocked).await;
@@ -152,12 +156,15 @@ impl Attached {
                 Err(refused) => answer.refused.push(v1::AttachRefusal {
                     session_id: convert::cut(&raw, 128),
                     reason: refused.reason.name().to_owned(),
-                    outcome: refused.outcome.map_or(v1::Outcome::Unspecified, convert::outcome).into(),
+                    outcome: refused
+                        .outcome
+                        .map_or(v1::Outcome::Unspecified, convert::outcome)
+                        .into(),
                 }),
             }
         }
         let answers = is_first || got > 0;
-        Ok(answers.then(|| v1::KeepAliveResponse { message: Some(Message::Attached(answer)) }))
+        Ok(answers.then_some(v1::KeepAliveResponse { message: Some(Message::Attached(answer)) }))
     }
 
     async fn renew(&mut self) {

@@ -14,7 +14,14 @@ use crate::{app::Caller, domain::reject::Rejection};
 
 /// Who calls, from what the listener noted about the connection.
 fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
-    request.extensions().get::<crate::transport::peer::Peer>().map(crate::transport::peer::Peer::caller).ok_or_else(
-        || status::status(Rejection::new(crate::domain::reject::Reason::NotPermitted, "the connection has no identity")),
-    )
+    request
+        .extensions()
+        .get::<crate::transport::peer::Peer>()
+        .map(crate::transport::peer::Peer::caller)
+        .ok_or_else(|| {
+            status::status(Rejection::new(
+                crate::domain::reject::Reason::NotPermitted,
+                "the connection has no identity",
+            ))
+        })
 }

@@ -169,7 +169,8 @@ async fn publish(
 ) -> Result<v1::PublishEventsResponse, Status> {
     if batch.events.len() > MAX_EVENTS {
         let got = batch.events.len();
-        let refused = Rejection::field("events", format_args!("must be at most {MAX_EVENTS}, got {got}"));
+        let refused =
+            Rejection::field("events", format_args!("must be at most {MAX_EVENTS}, got {got}"));
         return Err(status(refused));
     }
     let mut answer = v1::PublishEventsResponse::default();
@@ -196,10 +197,16 @@ fn event_in(published: v1::PublishedEvent, max_bytes: usize) -> Result<Publish, 
     let event = published.event.ok_or_else(|| Rejection::field("event", "is required"))?;
     let bytes = prost::Message::encoded_len(&event);
     if bytes > max_bytes {
-        return Err(Rejection::field("event", format_args!("must be at most {max_bytes} bytes, got {bytes}")));
+        return Err(Rejection::field(
+            "event",
+            format_args!("must be at most {max_bytes} bytes, got {bytes}"),
+        ));
     }
     if event.name.is_empty() {
-        return Err(Rejection::field("event.name", "must be 1-64 characters of [A-Za-z0-9_.-], got none"));
+        return Err(Rejection::field(
+            "event.name",
+            "must be 1-64 characters of [A-Za-z0-9_.-], got none",
+        ));
     }
     convert::checked_token("event.name", &event.name, "_.-", 64)?;
     let severity = match v1::Severity::try_from(event.severity) {
@@ -207,7 +214,9 @@ fn event_in(published: v1::PublishedEvent, max_bytes: usize) -> Result<Publish, 
         Ok(v1::Severity::Debug) => Severity::Debug,
         Ok(v1::Severity::Warning) => Severity::Warning,
         Ok(v1::Severity::Error) => Severity::Error,
-        Err(_) => return Err(Rejection::field("event.severity", "is not a value of tenantd.v1.Severity")),
+        Err(_) => {
+            return Err(Rejection::field("event.severity", "is not a value of tenantd.v1.Severity"));
+        }
     };
     let attributes = event.attributes.map(|a| convert::struct_in(a.fields)).unwrap_or_default();
     Ok(Publish { session, name: event.name, severity, attributes, per_second: 0 })

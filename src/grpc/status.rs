@@ -16,7 +16,9 @@ pub const DOMAIN: &str = "tenantd.dev";
 #[must_use]
 pub const fn code(reason: Reason) -> Code {
     match reason {
-        Reason::TenantMalformed | Reason::TenantConflict | Reason::InvalidField => Code::InvalidArgument,
+        Reason::TenantMalformed | Reason::TenantConflict | Reason::InvalidField => {
+            Code::InvalidArgument
+        }
         Reason::NotPermitted => Code::PermissionDenied,
         Reason::Draining
         | Reason::TenantSuspended
@@ -36,10 +38,8 @@ pub const fn code(reason: Reason) -> Code {
 /// A refusal as a status with rich details.
 #[must_use]
 pub fn status(refused: Rejection) -> Status {
-    let mut metadata = HashMap::from([(
-        "disposition".to_owned(),
-        refused.reason.disposition().name().to_owned(),
-    )]);
+    let mut metadata =
+        HashMap::from([("disposition".to_owned(), refused.reason.disposition().name().to_owned())]);
     let mut put = |key: &str, value: Option<String>| {
         if let Some(value) = value {
             metadata.insert(key.to_owned(), value);

@@ -89,7 +89,9 @@ pub fn run(
 impl Watcher {
     async fn serve(&mut self, cursor: Option<(String, u64)>) -> Result<(), Gone> {
         match cursor {
-            Some((epoch, sequence)) if epoch == self.sidecar.events.epoch() => self.place = sequence,
+            Some((epoch, sequence)) if epoch == self.sidecar.events.epoch() => {
+                self.place = sequence
+            }
             Some(_) => {
                 self.gap(0, self.place, "the cursor is of an earlier run of the sidecar").await?;
             }
@@ -130,7 +132,12 @@ impl Watcher {
                     }
                 }
                 Err(missed) => {
-                    self.gap(missed.from, missed.to, "this watcher was slower than the log is long").await?;
+                    self.gap(
+                        missed.from,
+                        missed.to,
+                        "this watcher was slower than the log is long",
+                    )
+                    .await?;
                 }
             }
         }
@@ -164,7 +171,8 @@ impl Watcher {
             if !self.filter.wants_tenant(&tenant) {
                 continue;
             }
-            let Some((report, sessions, as_of)) = self.sidecar.tenant_snapshot(&tenant).await else {
+            let Some((report, sessions, as_of)) = self.sidecar.tenant_snapshot(&tenant).await
+            else {
                 continue;
             };
             self.ahead.insert(tenant, as_of);

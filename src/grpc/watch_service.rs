@@ -109,7 +109,8 @@ impl WatchService for Watches {
         });
         let sessions = wanted.map(|session| convert::session(&session, now));
         let (sessions, next_page_token) =
-            page(sessions, |s| &s.session_id, asked.page_size, &asked.page_token).map_err(status)?;
+            page(sessions, |s| &s.session_id, asked.page_size, &asked.page_token)
+                .map_err(status)?;
         Ok(Response::new(v1::ListSessionsResponse { sessions, next_page_token }))
     }
 
@@ -119,7 +120,8 @@ impl WatchService for Watches {
     ) -> Result<Response<v1::ListTenantsResponse>, Status> {
         let caller = caller(&request)?;
         let asked = request.into_inner();
-        let ids = self.0.tenants(&caller).await.map_err(status)?.into_iter().map(|id| id.to_string());
+        let ids =
+            self.0.tenants(&caller).await.map_err(status)?.into_iter().map(|id| id.to_string());
         let (ids, next_page_token) =
             page(ids, |id| id, asked.page_size, &asked.page_token).map_err(status)?;
         let mut tenants = Vec::with_capacity(ids.len());
@@ -145,13 +147,21 @@ impl WatchService for Watches {
 }
 
 fn filter(tenants: Vec<String>, agents: Vec<String>, kinds: Vec<i32>) -> Result<Filter, Rejection> {
-    for (field, len) in [("tenants", tenants.len()), ("agent_names", agents.len()), ("kinds", kinds.len())] {
+    for (field, len) in
+        [("tenants", tenants.len()), ("agent_names", agents.len()), ("kinds", kinds.len())]
+    {
         if len > MAX_FILTER {
-            return Err(Rejection::field(field, format_args!("must be at most {MAX_FILTER} values, got {len}")));
+            return Err(Rejection::field(
+                field,
+                format_args!("must be at most {MAX_FILTER} values, got {len}"),
+            ));
         }
     }
     if let Some(unknown) = kinds.iter().find(|kind| v1::EventKind::try_from(**kind).is_err()) {
-        return Err(Rejection::field("kinds", format_args!("{unknown} is not a value of tenantd.v1.EventKind")));
+        return Err(Rejection::field(
+            "kinds",
+            format_args!("{unknown} is not a value of tenantd.v1.EventKind"),
+        ));
     }
     let tenants = tenants
         .iter()
@@ -171,7 +181,10 @@ fn page<T>(
         Ok(0) => MAX_PAGE,
         Ok(size) if size <= MAX_PAGE => size,
         Ok(_) | Err(_) => {
-            return Err(Rejection::field("page_size", format_args!("must be 0 to {MAX_PAGE}, got {size}")));
+            return Err(Rejection::field(
+                "page_size",
+                format_args!("must be 0 to {MAX_PAGE}, got {size}"),
+            ));
         }
     };
     let mut rest = items.filter(|item| key(item).as_str() > token);

@@ -20,7 +20,9 @@ use parking_lot::Mutex;
 
 use super::ended::{Ended, Ending};
 use crate::{
-    app::ports::{Change, EventSink, Publish, SessionStore, SharedCaps, StoreTotals, TenantSnapshot},
+    app::ports::{
+        Change, EventSink, Publish, SessionStore, SharedCaps, StoreTotals, TenantSnapshot,
+    },
     domain::{
         admission::{Acquire, Grant, TenantState, View},
         event::{Actor, Event, Kind, Subject},
@@ -106,11 +108,17 @@ impl MemoryStore {
             Entry::Occupied(found) => Ok(Arc::clone(found.get())),
             Entry::Vacant(place) => {
                 if !known {
-                    take_one(&self.unknown, max_unknown)
-                        .map_err(|_| Rejection::limit_reached("tenants without a config entry", max_unknown))?;
+                    take_one(&self.unknown, max_unknown).map_err(|_| {
+                        Rejection::limit_reached("tenants without a config entry", max_unknown)
+                    })?;
                 }
-                let slot = Slot { state: TenantState::new(tenant.clone(), limits, now), known, gone: false };
-                let made = Arc::new(Tenant { next_due: AtomicU64::new(NEVER), slot: Mutex::new(slot) });
+                let slot = Slot {
+                    state: TenantState::new(tenant.clone(), limits, now),
+                    known,
+                    gone: false,
+                };
+                let made =
+                    Arc::new(Tenant { next_due: AtomicU64::new(NEVER), slot: Mutex::new(slot) });
                 Ok(Arc::clone(&place.insert(made)))
             }
         }
@@ -146,7 +154,8 @@ impl MemoryStore {
 
     /// Keeps the tables beside the tenants true to their events.
     fn book(&self, event: &Event, now: Now) {
-        let Subject { tenant: Some(tenant), session: Some(id), agent, worker } = &event.subject else {
+        let Subject { tenant: Some(tenant), session: Some(id), agent, worker } = &event.subject
+        else {
             return;
         };
         match &event.kind {
@@ -205,7 +214,9 @@ impl MemoryStore {
         match decided {
             // It may have ended by being due in this very step.
             None => Err(self.not_live(id)),
-            Some(Err(refused)) if refused.reason == Reason::SessionUnknown => Err(self.not_live(id)),
+            Some(Err(refused)) if refused.reason == Reason::SessionUnknown => {
+                Err(self.not_live(id))
+            }
             Some(result) => result.map_err(|refused| refused.of(&tenant)),
         }
     }
@@ -219,8 +230,14 @@ impl MemoryStore {
 
     /// Room for one more on the machine and the agent, in the order of the
     /// refusals; taken when `take`.
-    fn claim(&self, agent: Option<&AgentName>, caps: SharedCaps, take: bool) -> Result<(), Rejection> {
-        let full_machine = |live| Rejection::at_cap(Reason::MachineAtCap, "this machine", caps.machine, live);
+    fn claim(
+        &self,
+        agent: Option<&AgentName>,
+        caps: SharedCaps,
+        take: bool,
+    ) -> Result<(), Rejection> {
+        let full_machine =
+            |live| Rejection::at_cap(Reason::MachineAtCap, "this machine", caps.machine, live);
         let take_machine = || {
             if take {
                 take_one(&self.live, caps.machine).map_err(full_machine)
@@ -233,7 +250,12 @@ impl MemoryStore {
         let entry = self.agents.entry(agent.clone());
         let live = if let Entry::Occupied(count) = &entry { *count.get() } else { 0 };
         if let Some(cap) = caps.agent.filter(|cap| live >= *cap) {
-            return Err(Rejection::at_cap(Reason::AgentAtCap, &format!("agent {agent}"), cap, live));
+            return Err(Rejection::at_cap(
+                Reason::AgentAtCap,
+                &format!("agent {agent}"),
+                cap,
+                live,
+            ));
         }
         take_machine()?;
         if take {
@@ -270,7 +292,9 @@ impl SessionStore for MemoryStore {
             let decided = self.step(&found, now, |slot, events| {
                 let live = slot.state.session(&request.session);
                 let previous = live.and_then(|s| s.worker.clone());
-                if live.is_none() && let Some(ending) = self.ended.lock().get(&request.session) {
+                if live.is_none()
+                    && let Some(ending) = self.ended.lock().get(&request.session)
+                {
                     return Err(if ending.tenant == *tenant {
                         Rejection::ended(ending.outcome).of(tenant)
                     } else {
@@ -278,7 +302,9 @@ impl SessionStore for MemoryStore {
                     });
                 }
                 let place = match self.index.entry(request.session.clone()) {
-                    Entry::Occupied(owner) if owner.get() != tenant => return Err(conflict().of(tenant)),
+                    Entry::Occupied(owner) if owner.get() != tenant => {
+                        return Err(conflict().of(tenant));
+                    }
                     place => place,
                 };
                 // Not held across the transition: booking what it ends takes
@@ -371,9 +397,16 @@ impl SessionStore for MemoryStore {
             let session = slot.state.session(&id).ok_or_else(Rejection::session_unknown)?;
             let subject = Subject::session(session);
             if !slot.state.may_publish(event.per_second, now) {
-                return Err(Rejection::limit_reached("agent events per second of the tenant", event.per_second));
+                return Err(Rejection::limit_reached(
+                    "agent events per second of the tenant",
+                    event.per_second,
+                ));
             }
-            let kind = Kind::AgentEvent { name: event.name, severity: event.severity, attributes: event.attributes };
+            let kind = Kind::AgentEvent {
+                name: event.name,
+                severity: event.severity,
+                attributes: event.attributes,
+            };
             events.push(Event::new(now, subject, kind));
             Ok(())
         })
@@ -389,7 +422,9 @@ impl SessionStore for MemoryStore {
         for tenant in tenants {
             if let Some(found) = self.find(&tenant) {
                 waiting += self
-                    .step(&found, now, |slot, events| slot.state.detach(worker, blamed, now, events))
+                    .step(&found, now, |slot, events| {
+                        slot.state.detach(worker, blamed, now, events)
+                    })
                     .unwrap_or(0);
             }
         }
@@ -520,5 +555,8 @@ impl SessionStore for MemoryStore {
 }
 
 fn conflict() -> Rejection {
-    Rejection::new(Reason::SessionConflict, "the session id is in use elsewhere; session ids must be unique")
+    Rejection::new(
+        Reason::SessionConflict,
+        "the session id is in use elsewhere; session ids must be unique",
+    )
 }

@@ -5,7 +5,10 @@ use std::{io::IsTerminal as _, sync::Arc};
 
 use tracing_subscriber::EnvFilter;
 
-use crate::{app::Sidecar, domain::event::{Event, Kind}};
+use crate::{
+    app::Sidecar,
+    domain::event::{Event, Kind},
+};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -28,11 +31,7 @@ pub fn install(format: LogFormat) {
     };
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second install (tests in one process) keeps the first.
-    let _ = if json {
-        lines.json().flatten_event(true).try_init()
-    } else {
-        lines.try_init()
-    };
+    let _ = if json { lines.json().flatten_event(true).try_init() } else { lines.try_init() };
 }
 
 /// Writes events to the log until the sidecar ends.
@@ -53,7 +52,11 @@ pub async fn log_events(sidecar: Arc<Sidecar>) {
                 }
             }
             Err(gap) => {
-                tracing::warn!(from = gap.from, to = gap.to, "events were logged too slowly; some are missing here");
+                tracing::warn!(
+                    from = gap.from,
+                    to = gap.to,
+                    "events were logged too slowly; some are missing here"
+                );
                 place = gap.to;
             }
         }
@@ -79,7 +82,9 @@ fn log(event: &Event, sequence: u64) {
         }
         Kind::Reloaded { error: Some(error), .. } => line!(error, detail = error.as_str()),
         Kind::ConfigFailed { message } => line!(warn, detail = message.as_str()),
-        Kind::BreakerOpened { .. } | Kind::WorkerLost { .. } | Kind::WorkerSlow { .. } => line!(warn),
+        Kind::BreakerOpened { .. } | Kind::WorkerLost { .. } | Kind::WorkerSlow { .. } => {
+            line!(warn)
+        }
         Kind::AgentEvent { name, .. } => line!(debug, name = name.as_str()),
         _ => line!(info),
     }

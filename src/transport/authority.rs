@@ -73,11 +73,7 @@ pub struct AuthorityFix<IO> {
 
 impl<IO> AuthorityFix<IO> {
     pub fn new(io: IO) -> Self {
-        Self {
-            io,
-            scanner: Scanner::default(),
-            ready: Ready::default(),
-        }
+        Self { io, scanner: Scanner::default(), ready: Ready::default() }
     }
 
     pub fn get_ref(&self) -> &IO {
@@ -221,10 +217,7 @@ struct Doubt;
 
 impl Default for Scanner {
     fn default() -> Self {
-        Self {
-            stage: Stage::Preface { seen: 0 },
-            block: None,
-        }
+        Self { stage: Stage::Preface { seen: 0 }, block: None }
     }
 }
 
@@ -309,13 +302,8 @@ impl Scanner {
         let stream = u32::from_be_bytes([s0 & 0x7f, s1, s2, s3]);
         match (&mut self.block, kind) {
             (None, HEADERS) if stream != 0 => {
-                self.block = Some(Block {
-                    stream,
-                    held: Some(Held::default()),
-                    kind,
-                    flags,
-                    start: 0,
-                });
+                self.block =
+                    Some(Block { stream, held: Some(Held::default()), kind, flags, start: 0 });
             }
             (Some(block), CONTINUATION) if block.stream == stream => {
                 block.kind = kind;
@@ -366,10 +354,7 @@ impl Scanner {
 
 impl Stage {
     fn next_frame() -> Self {
-        Stage::FrameHeader {
-            seen: 0,
-            bytes: [0; 9],
-        }
+        Stage::FrameHeader { seen: 0, bytes: [0; 9] }
     }
 }
 
@@ -558,11 +543,7 @@ mod tests {
                 ])
             };
             for at in 0..=request("run%2Fx.sock", huffman).len() {
-                assert_eq!(
-                    whole(&split("run%2Fx.sock", at)),
-                    split("run-2Fx.sock", at),
-                    "at {at}"
-                );
+                assert_eq!(whole(&split("run%2Fx.sock", at)), split("run-2Fx.sock", at), "at {at}");
             }
         }
     }

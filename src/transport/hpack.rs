@@ -107,10 +107,7 @@ fn string(block: &[u8], at: usize) -> Result<Literal, Malformed> {
     if end > block.len() {
         return Err(Malformed);
     }
-    Ok(Literal {
-        huffman,
-        bytes: start..end,
-    })
+    Ok(Literal { huffman, bytes: start..end })
 }
 
 impl Literal {
@@ -175,11 +172,7 @@ pub(super) mod tests {
     }
 
     fn text(plain: &str, huffman: bool) -> Vec<u8> {
-        let bytes = if huffman {
-            encode(plain.as_bytes())
-        } else {
-            plain.as_bytes().to_vec()
-        };
+        let bytes = if huffman { encode(plain.as_bytes()) } else { plain.as_bytes().to_vec() };
         let flag = if huffman { 0x80 } else { 0 };
         [number(flag, 7, bytes.len()), bytes].concat()
     }
@@ -230,10 +223,7 @@ pub(super) mod tests {
         for n in 0..17 {
             let value = |c: &str| format!("{}{c}{c}z", "a".repeat(n));
             for c in ["%", "/"] {
-                assert_eq!(
-                    rewritten(indexed(1, &value(c), true)),
-                    indexed(1, &value("-"), true)
-                );
+                assert_eq!(rewritten(indexed(1, &value(c), true)), indexed(1, &value("-"), true));
             }
         }
     }

@@ -47,11 +47,7 @@ static BY_CODE: [u16; 257] = TABLES.1;
 
 // Runs at compile time only: an index out of range would be a build error.
 const fn tables() -> ([Level; LONGEST], [u16; 257]) {
-    let mut levels = [Level {
-        first: 0,
-        count: 0,
-        start: 0,
-    }; LONGEST];
+    let mut levels = [Level { first: 0, count: 0, start: 0 }; LONGEST];
     let mut by_code = [0u16; 257];
     let (mut code, mut placed, mut len) = (0u32, 0usize, 1usize);
     while len <= LONGEST {
@@ -66,11 +62,7 @@ const fn tables() -> ([Level; LONGEST], [u16; 257]) {
             symbol += 1;
         }
         let count = (placed - start) as u32;
-        levels[len - 1] = Level {
-            first: code,
-            count,
-            start: start as u32,
-        };
+        levels[len - 1] = Level { first: code, count, start: start as u32 };
         code += count;
         len += 1;
     }
@@ -95,11 +87,7 @@ pub(super) fn symbol(bytes: &[u8], at: usize) -> Result<Option<(u8, usize)>, Inv
         let Some(bit) = bit(bytes, end) else {
             let padding = end - at;
             let all_ones = code == (1u32 << padding) - 1;
-            return if padding < 8 && all_ones {
-                Ok(None)
-            } else {
-                Err(Invalid)
-            };
+            return if padding < 8 && all_ones { Ok(None) } else { Err(Invalid) };
         };
         code = code << 1 | bit;
         end += 1;
@@ -158,9 +146,7 @@ pub(super) mod tests {
             bits.extend((0..len).rev().map(|shift| (code >> shift & 1) as u8));
         }
         bits.resize(bits.len().div_ceil(8) * 8, 1);
-        bits.chunks(8)
-            .map(|byte| byte.iter().fold(0, |all, bit| all << 1 | bit))
-            .collect()
+        bits.chunks(8).map(|byte| byte.iter().fold(0, |all, bit| all << 1 | bit)).collect()
     }
 
     pub(in crate::transport) fn decode(bytes: &[u8]) -> Result<Vec<u8>, Invalid> {
@@ -188,14 +174,8 @@ pub(super) mod tests {
             ("custom-value", "25a849e95bb8e8b4bf"),
             ("302", "6402"),
             ("private", "aec3771a4b"),
-            (
-                "Mon, 21 Oct 2013 20:13:21 GMT",
-                "d07abe941054d444a8200595040b8166e082a62d1bff",
-            ),
-            (
-                "https://www.example.com",
-                "9d29ad171863c78f0b97c8e9ae82ae43d3",
-            ),
+            ("Mon, 21 Oct 2013 20:13:21 GMT", "d07abe941054d444a8200595040b8166e082a62d1bff"),
+            ("https://www.example.com", "9d29ad171863c78f0b97c8e9ae82ae43d3"),
             (
                 "foo=ASDJKHQKBZXOQWEOPIUAXQWEOIU; max-age=3600; version=1",
                 "94e7821dd7f2e6c7b335dfdfcd5b3960d5af27087f3672c1ab270fb5291f9587316065c003ed4ee5b1063d5007",

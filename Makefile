@@ -1,0 +1,36 @@
+# Everything a newcomer needs: `make demo` and `make test`.
+.PHONY: demo test build lint gen rust-test python-test node-test setup
+
+build:
+	cargo build --locked
+
+setup:
+	scripts/node-env.sh
+	scripts/python-env.sh
+
+demo: build setup
+	scripts/demo.sh
+
+test: rust-test setup python-test node-test
+
+rust-test: build
+	cargo test --locked
+
+python-test: build
+	cd clients/python && ../../.venv/bin/pytest -q && ../../.venv/bin/mypy --strict src
+
+node-test: build
+	cd clients/node && npm run --silent typecheck && npm test --silent
+
+# Format, lints, and generated code as fresh as the protos.
+lint:
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	scripts/buf.sh lint
+	scripts/buf.sh format -d --exit-code proto
+	scripts/gen-node.sh --check
+	scripts/gen-python.sh --check
+
+gen:
+	scripts/gen-node.sh
+	scripts/gen-python.sh
