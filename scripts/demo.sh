@@ -82,7 +82,7 @@ grep -E '"kind":"(breaker_|session_rejected)' "$dir/events" |
 for kind in breaker_opened breaker_half_opened breaker_closed; do
   expect 1 "\"kind\":\"$kind\".*\"tenant\":\"broken\"" "$dir/events" "$kind of the failing tenant"
 done
-if grep -hE 'sk-agency-openai|an-acme-own|br-broken|ct-agency' "$dir"/*; then
+if grep -shE 'sk-agency-openai|an-acme-own|br-broken|ct-agency' "$dir"/*; then
   echo "demo: a key leaked"; exit 1
 fi
 

@@ -215,7 +215,10 @@ fn event_in(published: v1::PublishedEvent, max_bytes: usize) -> Result<Publish, 
         Ok(v1::Severity::Warning) => Severity::Warning,
         Ok(v1::Severity::Error) => Severity::Error,
         Err(_) => {
-            return Err(Rejection::field("event.severity", "is not a value of tenantd.v1.Severity"));
+            return Err(Rejection::field(
+                "event.severity",
+                "is not a value of tenantd.v1.Severity",
+            ));
         }
     };
     let attributes = event.attributes.map(|a| convert::struct_in(a.fields)).unwrap_or_default();

@@ -91,7 +91,10 @@ test("a second release says SESSION_ENDED with the first outcome", async (t) => 
   const { client } = await startSidecar(t);
   await client.acquire({ sessionId: "s", tenant: "acme" });
   assert.equal(await client.release({ sessionId: "s", outcome: Outcome.CANCELLED }), Outcome.CANCELLED);
-  for (const call of [client.release({ sessionId: "s", outcome: Outcome.SUCCESS }), client.renew({ sessionId: "s" })]) {
+  for (const call of [
+    () => client.release({ sessionId: "s", outcome: Outcome.SUCCESS }),
+    () => client.renew({ sessionId: "s" }),
+  ]) {
     await assert.rejects(call, (error) => error instanceof SessionEndedError && error.outcome === "cancelled");
   }
 });
@@ -99,10 +102,10 @@ test("a second release says SESSION_ENDED with the first outcome", async (t) => 
 test("an unknown session is SESSION_UNKNOWN for every call", async (t) => {
   const { client } = await startSidecar(t);
   for (const call of [
-    client.renew({ sessionId: "ghost" }),
-    client.release({ sessionId: "ghost", outcome: Outcome.SUCCESS }),
-    client.reportFailure({ sessionId: "ghost" }),
-    client.getConfig("ghost"),
+    () => client.renew({ sessionId: "ghost" }),
+    () => client.release({ sessionId: "ghost", outcome: Outcome.SUCCESS }),
+    () => client.reportFailure({ sessionId: "ghost" }),
+    () => client.getConfig("ghost"),
   ]) {
     await assert.rejects(call, SessionUnknownError);
   }
