@@ -1,5 +1,7 @@
 //! The store against a naive model: random interleavings over several tenants.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
