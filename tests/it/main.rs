@@ -1,0 +1,8 @@
+//! The sidecar over a real socket, called through generated stubs.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod bad_input;
+mod drain;
+mod reload;
+mod support;
+mod watch;
