@@ -114,9 +114,20 @@ fn without_values(message: &str) -> String {
         let shape =
             if met.starts_with("unknown") { "another word" } else { shape.unwrap_or("value") };
         return match expected {
-            Some(expected) => format!("must be {expected}, got {shape}"),
+            Some(expected) => format!("must be {}, got {shape}", plain(expected)),
             None => format!("got {shape}"),
         };
     }
     message
+}
+
+/// Rust's names of types, as people know them.
+fn plain(expected: &str) -> &str {
+    match expected {
+        "u32" => "a whole number, 0 or more",
+        "f64" => "a number",
+        "a boolean" => "true or false",
+        _ if expected.starts_with("struct ") || expected == "a map" => "a table",
+        other => other,
+    }
 }
