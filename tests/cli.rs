@@ -35,6 +35,7 @@ fn help_is_as_written_down_and_every_command_has_examples() {
         "",
         "serve",
         "check",
+        "demo",
         "watch",
         "snapshot",
         "sessions",
@@ -94,4 +95,13 @@ fn completions_are_made_for_each_shell() {
         let output = tenantd(&["completions", shell]);
         assert!(String::from_utf8(output.stdout).unwrap().contains("suspend"), "{shell}");
     }
+}
+
+#[test]
+fn the_demo_shows_that_the_four_guarantees_hold() {
+    let output = tenantd(&["demo"]);
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{shown}");
+    assert!(shown.ends_with("all four guarantees held\n"), "{shown}");
+    assert!(!shown.contains("made-up"), "keys are shown redacted");
 }

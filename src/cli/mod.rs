@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod client;
+pub mod demo;
 pub mod operate;
 pub mod serve;
 pub mod text;
@@ -38,6 +39,7 @@ pub struct Cli {
 enum Command {
     Serve(serve::Args),
     Check(check::Args),
+    Demo(demo::Args),
     Watch(watch::Args),
     #[command(flatten)]
     Operate(operate::Command),
@@ -72,6 +74,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Serve(args) => serve::run(args).await,
         Command::Check(args) => check::run(&args),
+        Command::Demo(args) => demo::run(args).await,
         Command::Watch(args) => watch::run(client::address(cli.address)?, args).await,
         Command::Operate(command) => operate::run(client::address(cli.address)?, command).await,
         Command::Completions { shell } => {
