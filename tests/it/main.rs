@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod drain;
+mod leases;
 mod reload;
 mod support;
 mod watch;
