@@ -59,6 +59,10 @@ async fn a_bad_edit_keeps_the_running_config_says_why_and_shows_no_key() {
 #[tokio::test(flavor = "multi_thread")]
 async fn reloads_under_load_never_let_one_over_the_cap() {
     let running = start(&with(3, "sk-0")).await;
+    // Two of the three slots stay taken, so that the last one is fought over.
+    for id in ["held-1", "held-2"] {
+        running.sessions().await.acquire_session(acquire(id, "acme")).await.unwrap();
+    }
     let mut tasks = tokio::task::JoinSet::new();
     for part in 0..8 {
         let mut sessions = running.sessions().await;
