@@ -292,7 +292,7 @@ impl Accept {
             let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
             let Some((socket, _)) = accepted(listener.accept().await).await else { continue };
             let uid = socket.peer_cred().ok().map(|cred| cred.uid());
-            let peer = Peer::unix(self.sidecar.new_link(), uid, own);
+            let peer = Peer::unix(self.sidecar.new_connection(), uid, own);
             let connection = Connection::unix(socket, peer, self.closed.clone(), place);
             if self.connections.send(Ok(connection)).await.is_err() {
                 return;
@@ -305,7 +305,7 @@ impl Accept {
             let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
             let Some((socket, address)) = accepted(listener.accept().await).await else { continue };
             let _ = socket.set_nodelay(true);
-            let peer = Peer::tcp(self.sidecar.new_link(), address);
+            let peer = Peer::tcp(self.sidecar.new_connection(), address);
             let connection = Connection::tcp(socket, peer, self.closed.clone(), place);
             if self.connections.send(Ok(connection)).await.is_err() {
                 return;

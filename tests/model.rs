@@ -14,9 +14,9 @@ use tenantd::{
     domain::{
         admission::Acquire,
         event::{Event, Kind},
-        limits::{BreakerPolicy, LeasePolicy, TenantLimits},
+        limits::{BreakerPolicy, LeasePolicy, TenantLimits, Terms},
         reject::Reason,
-        session::{Failure, Outcome, SessionId, WorkerId},
+        session::{Failure, Outcome, Renewal, SessionId, WorkerId},
         tenant::TenantId,
         time::{Now, Timestamp},
     },
@@ -30,6 +30,7 @@ const MACHINE: u32 = 5;
 enum Op {
     Acquire { tenant: usize, session: u8, worker: u8, activate: bool },
     Renew { session: u8 },
+    Hold { session: u8, worker: u8 },
     Release { session: u8, outcome: Outcome },
     Report { session: u8, end: bool },
     Detach { worker: u8 },
@@ -45,6 +46,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (0..3_usize, 0..12_u8, 0..3_u8, any::<bool>())
             .prop_map(|(tenant, session, worker, activate)| Op::Acquire { tenant, session, worker, activate }),
         2 => (0..12_u8).prop_map(|session| Op::Renew { session }),
+        1 => (0..12_u8, 0..3_u8).prop_map(|(session, worker)| Op::Hold { session, worker }),
         3 => (0..12_u8, outcome).prop_map(|(session, outcome)| Op::Release { session, outcome }),
         1 => (0..12_u8, any::<bool>()).prop_map(|(session, end)| Op::Report { session, end }),
         1 => (0..3_u8).prop_map(|worker| Op::Detach { worker }),
@@ -96,14 +98,18 @@ async fn play(ops: Vec<Op>) {
     let mut caps = [2_u32; 3];
     let mut now =
         Now { mono: Timestamp::new(Duration::from_secs(1)), wall: Duration::from_secs(1) };
-    let limits = |cap| TenantLimits {
-        cap: Some(cap),
-        lease: LeasePolicy::default(),
-        breaker: BreakerPolicy {
-            min_samples: 2,
-            cooldown: Duration::from_secs(20),
-            probes: 1,
-            ..Default::default()
+    let limits = |cap: u32| Terms {
+        known: true,
+        version: cap.to_string(),
+        limits: TenantLimits {
+            cap: Some(cap),
+            lease: LeasePolicy::default(),
+            breaker: BreakerPolicy {
+                min_samples: 2,
+                cooldown: Duration::from_secs(20),
+                probes: 1,
+                ..Default::default()
+            },
         },
     };
     let session = |n: u8| SessionId::parse(&format!("s{n}")).unwrap();
@@ -127,7 +133,7 @@ async fn play(ops: Vec<Op>) {
                 let shared = SharedCaps { agent: None, machine: MACHINE, unknown_tenants: 10 };
                 let before = live_by_events(&log.0.lock().unwrap());
                 let result = store
-                    .acquire(&tenants[tenant], true, limits(caps[tenant]), request, shared, now)
+                    .acquire(&tenants[tenant], &limits(caps[tenant]), request, shared, now)
                     .await;
                 let after = live_by_events(&log.0.lock().unwrap());
                 let of = |live: &BTreeMap<String, BTreeSet<String>>| {
@@ -151,7 +157,13 @@ async fn play(ops: Vec<Op>) {
                     Err(_) => {}
                 }
             }
-            Op::Renew { session: id } => _ = store.renew(&session(id), None, None, now).await,
+            Op::Renew { session: id } => {
+                _ = store.renew(&session(id), Renewal::default(), now).await
+            }
+            Op::Hold { session: id, worker: by } => {
+                let renewal = Renewal { worker: Some(worker(by)), ttl: None, held: true };
+                _ = store.renew(&session(id), renewal, now).await
+            }
             Op::Release { session: id, outcome } => {
                 _ = store.release(&session(id), outcome, None, now).await
             }
@@ -168,7 +180,7 @@ async fn play(ops: Vec<Op>) {
             Op::Cap { tenant, cap } => {
                 touched = Some(tenant);
                 caps[tenant] = cap;
-                store.configure(&tenants[tenant], true, limits(cap), "v", now).await;
+                store.configure(&tenants[tenant], &limits(cap), now).await;
             }
         }
         let events = log.0.lock().unwrap().clone();
@@ -191,7 +203,10 @@ async fn play(ops: Vec<Op>) {
             assert_eq!(held, live.get(TENANTS[index]).cloned().unwrap_or_default());
         }
     }
-    // Nobody shows a sign of life any more: no slot outlives TTL and grace.
+    // Every worker dies: no slot outlives TTL and grace.
+    for by in 0..3 {
+        store.detach(&worker(by), now).await;
+    }
     let later = Duration::from_secs(80);
     now = Now { mono: now.mono.plus(later), wall: now.wall + later };
     store.expire(Duration::from_secs(60), now).await;

@@ -14,7 +14,6 @@ use crate::{
     config::{self, Config},
     domain::{
         event::{Actor, Event, Kind, Subject},
-        limits::TenantLimits,
         reject::{Reason, Rejection},
         session::{EndCause, Session, SessionId},
         tenant::TenantId,
@@ -43,11 +42,10 @@ impl Sidecar {
         actor: &Actor,
     ) -> Result<TenantReport, Rejection> {
         permit(caller)?;
-        let config = self.config().tenant(tenant);
-        let known = config.as_ref().is_some_and(|config| config.known);
-        let limits = config.as_ref().map_or_else(TenantLimits::default, |config| config.limits);
-        let view = self.store.change(tenant, known, limits, change, actor, self.now()).await?;
-        Ok(TenantReport { view, config })
+        let config = self.config();
+        let terms = config.terms(tenant);
+        let view = self.store.change(tenant, &terms, change, actor, self.now()).await?;
+        Ok(TenantReport { view, config: config.tenant(tenant) })
     }
 
     /// Ends a session by hand and tells its worker.
@@ -139,14 +137,23 @@ impl Sidecar {
 
     /// Brings a tenant's state, and the workers that serve it, to the running
     /// config.
-    async fn apply(&self, tenant: &TenantId) {
-        let config = self.config().tenant(tenant);
-        let known = config.as_ref().is_some_and(|config| config.known);
-        let limits = config.as_ref().map_or_else(TenantLimits::default, |config| config.limits);
-        let version = config.map(|config| config.version.clone()).unwrap_or_default();
+    pub(super) async fn apply(&self, tenant: &TenantId) {
         self.config_failing.remove(tenant);
         let now = self.now();
-        self.store.configure(tenant, known, limits, &version, now).await;
+        let mut changed = false;
+        let version = loop {
+            let config = self.config();
+            let terms = config.terms(tenant);
+            changed |= self.store.configure(tenant, &terms, now).await;
+            // Of two that run at once, the one with the newer config has the
+            // last word.
+            if std::sync::Arc::ptr_eq(&config, &self.config()) {
+                break terms.version;
+            }
+        };
+        if !changed {
+            return;
+        }
         let Some(snapshot) = self.store.snapshot(tenant, now).await else { return };
         let mut by_worker = std::collections::BTreeMap::<_, Vec<SessionId>>::new();
         for session in snapshot.sessions {

@@ -7,12 +7,12 @@ use async_trait::async_trait;
 use crate::{
     config::Config,
     domain::{
-        admission::{Acquire, Grant, View},
+        admission::{Acquire, Grant, View, Waiting},
         event::{Actor, Event, Severity},
-        limits::TenantLimits,
+        limits::Terms,
         provider::{ResolvedConfig, TenantConfig},
         reject::Rejection,
-        session::{EndCause, Failure, Outcome, Session, SessionId, WorkerId},
+        session::{EndCause, Failure, Outcome, Renewal, Session, SessionId, WorkerId},
         tenant::TenantId,
         time::{Now, Timestamp},
     },
@@ -100,21 +100,15 @@ pub trait SessionStore: Send + Sync {
     async fn acquire(
         &self,
         tenant: &TenantId,
-        known: bool,
-        limits: TenantLimits,
+        terms: &Terms,
         request: Acquire,
         caps: SharedCaps,
         now: Now,
     ) -> Result<Grant, Rejection>;
 
     /// A sign of life.
-    async fn renew(
-        &self,
-        id: &SessionId,
-        worker: Option<&WorkerId>,
-        ttl: Option<Duration>,
-        now: Now,
-    ) -> Result<Session, Rejection>;
+    async fn renew(&self, id: &SessionId, renewal: Renewal, now: Now)
+    -> Result<Session, Rejection>;
 
     /// Ends a session for its client; returns the outcome booked.
     async fn release(
@@ -146,8 +140,8 @@ pub trait SessionStore: Send + Sync {
     /// Logs an agent's event.
     async fn publish(&self, event: Publish, now: Now) -> Result<(), Rejection>;
 
-    /// The worker went away. Returns how many of its sessions wait for it.
-    async fn detach(&self, worker: &WorkerId, now: Now) -> u32;
+    /// The worker went away. Returns what waits for it.
+    async fn detach(&self, worker: &WorkerId, now: Now) -> Waiting;
 
     /// The worker is back: its waiting sessions go on.
     async fn attach(&self, worker: &WorkerId, now: Now);
@@ -159,23 +153,15 @@ pub trait SessionStore: Send + Sync {
     async fn change(
         &self,
         tenant: &TenantId,
-        known: bool,
-        limits: TenantLimits,
+        terms: &Terms,
         change: Change,
         actor: &Actor,
         now: Now,
     ) -> Result<View, Rejection>;
 
-    /// The tenant's config changed (`version` as told to agents) or only its
-    /// standing did. Nothing happens for a tenant without state.
-    async fn configure(
-        &self,
-        tenant: &TenantId,
-        known: bool,
-        limits: TenantLimits,
-        version: &str,
-        now: Now,
-    );
+    /// Brings the tenant's state to `terms`; true when it was on others.
+    /// Nothing happens for a tenant without state.
+    async fn configure(&self, tenant: &TenantId, terms: &Terms, now: Now) -> bool;
 
     /// One live session.
     async fn session(&self, id: &SessionId) -> Result<Session, Rejection>;

@@ -3,13 +3,13 @@
 //! A worker is there while it has a KeepAlive stream open; one that never
 //! opened one, while a connection is open over which it called by name.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, hash_map::Entry};
 
-use dashmap::{DashMap, Entry};
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use crate::domain::{
-    reject::Rejection,
+    reject::{Reason, Rejection},
     session::{EndCause, SessionId, WorkerId},
     tenant::TenantId,
 };
@@ -35,6 +35,7 @@ struct Worker {
     streams: HashMap<Link, mpsc::Sender<Notice>>,
     connections: HashSet<Link>,
     had_stream: bool,
+    memory_bytes: u64,
 }
 
 impl Worker {
@@ -43,35 +44,46 @@ impl Worker {
     }
 }
 
-/// All workers.
-pub struct Workers {
-    workers: DashMap<WorkerId, Worker>,
-    by_connection: DashMap<Link, HashSet<WorkerId>>,
+/// The two sides of one relation, so that neither can outgrow the other.
+#[derive(Default)]
+struct Table {
+    workers: HashMap<WorkerId, Worker>,
+    /// Open connections, and who called over each.
+    connections: HashMap<Link, HashSet<WorkerId>>,
 }
 
-impl Default for Workers {
-    fn default() -> Self {
-        Self { workers: DashMap::new(), by_connection: DashMap::new() }
-    }
-}
+/// All workers. One lock over both sides: held for a few table operations, and
+/// never over an await.
+#[derive(Default)]
+pub struct Workers(Mutex<Table>);
 
 impl Workers {
     /// How many are there.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.workers.len()
+        self.0.lock().workers.len()
+    }
+
+    /// A connection began.
+    pub fn open_connection(&self, connection: Link) {
+        self.0.lock().connections.entry(connection).or_default();
     }
 
     /// A call by name over a connection. True when the worker was not there
     /// before.
     ///
     /// # Errors
-    /// `LIMIT_REACHED` at `max` workers.
+    /// `LIMIT_REACHED` at `max` workers; `UNDECIDED` when the connection ended
+    /// meanwhile, so that nobody is left in the table by a late call.
     pub fn call(&self, worker: &WorkerId, connection: Link, max: usize) -> Result<bool, Rejection> {
-        let came = self.link(worker, max, |there| {
+        let table = &mut *self.0.lock();
+        let Some(callers) = table.connections.get_mut(&connection) else {
+            return Err(Rejection::new(Reason::Undecided, "the connection was closed"));
+        };
+        let came = link(&mut table.workers, worker, max, |there| {
             there.connections.insert(connection);
         })?;
-        self.by_connection.entry(connection).or_default().insert(worker.clone());
+        callers.insert(worker.clone());
         Ok(came)
     }
 
@@ -86,83 +98,98 @@ impl Workers {
         notices: mpsc::Sender<Notice>,
         max: usize,
     ) -> Result<bool, Rejection> {
-        self.link(worker, max, |there| {
+        link(&mut self.0.lock().workers, worker, max, |there| {
             there.streams.insert(stream, notices);
             there.had_stream = true;
         })
     }
 
-    fn link(
-        &self,
-        worker: &WorkerId,
-        max: usize,
-        add: impl FnOnce(&mut Worker),
-    ) -> Result<bool, Rejection> {
-        let full = self.workers.len() >= max;
-        match self.workers.entry(worker.clone()) {
-            Entry::Occupied(mut there) => {
-                add(there.get_mut());
-                Ok(false)
-            }
-            Entry::Vacant(_) if full => {
-                Err(Rejection::limit_reached("workers", u32::try_from(max).unwrap_or(u32::MAX)))
-            }
-            Entry::Vacant(place) => {
-                let mut there = Worker::default();
-                add(&mut there);
-                place.insert(there);
-                Ok(true)
-            }
-        }
-    }
-
     /// A stream ended. True when the worker is gone with it.
     pub fn close_stream(&self, worker: &WorkerId, stream: Link) -> bool {
-        self.unlink(worker, |there| {
-            there.streams.remove(&stream);
-        })
+        let table = &mut *self.0.lock();
+        let Entry::Occupied(mut there) = table.workers.entry(worker.clone()) else { return false };
+        there.get_mut().streams.remove(&stream);
+        if there.get().is_there() {
+            return false;
+        }
+        for connection in there.remove().connections {
+            if let Some(callers) = table.connections.get_mut(&connection) {
+                callers.remove(worker);
+            }
+        }
+        true
     }
 
     /// A connection ended. The workers that are gone with it.
     pub fn close_connection(&self, connection: Link) -> Vec<WorkerId> {
-        let Some((_, workers)) = self.by_connection.remove(&connection) else { return Vec::new() };
-        workers
-            .into_iter()
-            .filter(|worker| {
-                self.unlink(worker, |there| {
-                    there.connections.remove(&connection);
-                })
-            })
-            .collect()
-    }
-
-    fn unlink(&self, worker: &WorkerId, drop: impl FnOnce(&mut Worker)) -> bool {
-        let Entry::Occupied(mut there) = self.workers.entry(worker.clone()) else { return false };
-        drop(there.get_mut());
-        let gone = !there.get().is_there();
-        if gone {
-            there.remove();
-        }
-        gone
+        let table = &mut *self.0.lock();
+        let mut gone = table.connections.remove(&connection).unwrap_or_default();
+        gone.retain(|worker| {
+            let Some(there) = table.workers.get_mut(worker) else { return false };
+            there.connections.remove(&connection);
+            if there.is_there() {
+                return false;
+            }
+            table.workers.remove(worker);
+            true
+        });
+        gone.into_iter().collect()
     }
 
     /// Is it there?
     #[must_use]
     pub fn is_there(&self, worker: &WorkerId) -> bool {
-        self.workers.contains_key(worker)
+        self.0.lock().workers.contains_key(worker)
+    }
+
+    /// Notes the resident memory that a worker reports, in bytes.
+    pub fn note_memory(&self, worker: &WorkerId, bytes: u64) {
+        if let Some(there) = self.0.lock().workers.get_mut(worker) {
+            there.memory_bytes = bytes;
+        }
+    }
+
+    /// Those that reported their memory, with the bytes.
+    #[must_use]
+    pub fn memory(&self) -> BTreeMap<String, u64> {
+        let table = self.0.lock();
+        let said = table.workers.iter().filter(|(_, there)| there.memory_bytes > 0);
+        said.map(|(worker, there)| (worker.to_string(), there.memory_bytes)).collect()
     }
 
     /// Tells one worker. A stream that does not keep up is closed.
     pub fn tell(&self, worker: &WorkerId, notice: &Notice) {
-        if let Some(mut there) = self.workers.get_mut(worker) {
+        if let Some(there) = self.0.lock().workers.get_mut(worker) {
             there.streams.retain(|_, stream| stream.try_send(notice.clone()).is_ok());
         }
     }
 
     /// Tells all workers.
     pub fn tell_all(&self, notice: &Notice) {
-        for mut there in self.workers.iter_mut() {
+        for there in self.0.lock().workers.values_mut() {
             there.streams.retain(|_, stream| stream.try_send(notice.clone()).is_ok());
+        }
+    }
+}
+
+fn link(
+    workers: &mut HashMap<WorkerId, Worker>,
+    worker: &WorkerId,
+    max: usize,
+    add: impl FnOnce(&mut Worker),
+) -> Result<bool, Rejection> {
+    let full = workers.len() >= max;
+    match workers.entry(worker.clone()) {
+        Entry::Occupied(mut there) => {
+            add(there.get_mut());
+            Ok(false)
+        }
+        Entry::Vacant(_) if full => {
+            Err(Rejection::limit_reached("workers", u32::try_from(max).unwrap_or(u32::MAX)))
+        }
+        Entry::Vacant(place) => {
+            add(place.insert(Worker::default()));
+            Ok(true)
         }
     }
 }
@@ -175,9 +202,16 @@ mod tests {
         WorkerId::parse("w1").unwrap()
     }
 
+    fn with_connections() -> Workers {
+        let workers = Workers::default();
+        workers.open_connection(1);
+        workers.open_connection(2);
+        workers
+    }
+
     #[test]
     fn a_worker_without_a_stream_lives_with_its_last_connection() {
-        let workers = Workers::default();
+        let workers = with_connections();
         assert!(workers.call(&worker(), 1, 10).unwrap());
         assert!(!workers.call(&worker(), 2, 10).unwrap());
         assert!(workers.close_connection(1).is_empty());
@@ -186,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_worker_with_a_stream_lives_with_its_streams() {
-        let workers = Workers::default();
+        let workers = with_connections();
         let (notices, _kept) = mpsc::channel(1);
         workers.call(&worker(), 1, 10).unwrap();
         workers.open_stream(&worker(), 7, notices.clone(), 10).unwrap();
@@ -196,8 +230,29 @@ mod tests {
     }
 
     #[test]
+    fn names_that_come_and_go_over_one_connection_leave_nothing() {
+        let workers = with_connections();
+        for n in 0..100 {
+            let worker = WorkerId::parse(&format!("w{n}")).unwrap();
+            let (notices, _kept) = mpsc::channel(1);
+            workers.call(&worker, 1, 10).unwrap();
+            workers.open_stream(&worker, n, notices, 10).unwrap();
+            assert!(workers.close_stream(&worker, n));
+        }
+        assert_eq!(workers.0.lock().connections[&1].len(), 0);
+    }
+
+    #[test]
+    fn a_call_that_outlives_its_connection_leaves_nobody_behind() {
+        let workers = with_connections();
+        workers.close_connection(1);
+        assert!(workers.call(&worker(), 1, 10).is_err());
+        assert_eq!(workers.count(), 0);
+    }
+
+    #[test]
     fn the_table_is_bounded() {
-        let workers = Workers::default();
+        let workers = with_connections();
         workers.call(&worker(), 1, 1).unwrap();
         let other = WorkerId::parse("w2").unwrap();
         assert_eq!(workers.call(&other, 1, 1).unwrap_err().limit, Some(1));

@@ -18,7 +18,10 @@ use std::{
 
 pub use self::diagnostic::{Diagnostic, Diagnostics};
 use crate::domain::{
-    limits::TenantLimits, provider::TenantConfig, session::AgentName, tenant::TenantId,
+    limits::{TenantLimits, Terms},
+    provider::TenantConfig,
+    session::AgentName,
+    tenant::TenantId,
 };
 
 /// Largest config file.
@@ -143,6 +146,17 @@ impl Config {
         }
         let served = self.unknown_tenants == UnknownTenants::Accept || tenant.as_str() == "default";
         served.then(|| Arc::clone(&self.defaults))
+    }
+
+    /// The terms that bind a tenant. One that is not served has the built-in
+    /// ones, for the sessions that it still has.
+    #[must_use]
+    pub fn terms(&self, tenant: &TenantId) -> Terms {
+        self.tenant(tenant).map_or_else(Terms::default, |config| Terms {
+            known: config.known,
+            limits: config.limits,
+            version: config.version.clone(),
+        })
     }
 }
 

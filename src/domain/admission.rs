@@ -14,7 +14,9 @@ use super::{
     event::{Actor, Event, Kind, Subject},
     limits::TenantLimits,
     reject::{Reason, Rejection},
-    session::{AgentName, EndCause, Failure, Outcome, Session, SessionId, State, WorkerId},
+    session::{
+        AgentName, EndCause, Failure, Outcome, Renewal, Session, SessionId, State, WorkerId,
+    },
     tenant::TenantId,
     time::{Now, Timestamp},
 };
@@ -51,6 +53,15 @@ pub struct Grant {
     pub session: Session,
     /// It was not there before.
     pub created: bool,
+}
+
+/// Sessions whose worker went away.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// How many wait for it.
+    pub sessions: u32,
+    /// For how long, at most.
+    pub grace: Duration,
 }
 
 /// Who stopped a tenant.
@@ -97,6 +108,8 @@ struct Lease {
     /// The worker that it waits for held sessions of this tenant alone, so its
     /// loss is this tenant's failure.
     blamed: bool,
+    /// Its worker has an open stream for it: it renews itself when it is due.
+    held: bool,
     failure: Option<Failure>,
     /// Its key in `timers`. Renewals leave it and the timer re-arms itself when
     /// it fires early, so that a renewal costs no tree operation.
@@ -210,8 +223,10 @@ impl TenantState {
             if same_caller && !request.activate {
                 return Ok(Grant { session: lease.session.clone(), created: false });
             }
-            let session =
-                self.renew(&request.session, request.worker.as_ref(), request.ttl, now, out)?;
+            // The worker that holds it keeps holding it; another one takes it.
+            let held = lease.held && same_caller;
+            let renewal = Renewal { worker: request.worker.clone(), ttl: request.ttl, held };
+            let session = self.renew(&request.session, &renewal, now, out)?;
             return Ok(Grant { session, created: false });
         }
         match self.admit(request, claim, now) {
@@ -319,6 +334,7 @@ impl TenantState {
             sampled: false,
             healthy_at: None,
             blamed: false,
+            held: false,
             failure: None,
             timer: deadline,
         };
@@ -355,26 +371,27 @@ impl TenantState {
     }
 
     /// A sign of life: activates a pending lease, takes one out of grace, moves
-    /// it to `worker`, and carries it on.
+    /// it to the worker that shows it, and carries it on.
     ///
     /// # Errors
     /// `SESSION_UNKNOWN`; `INVALID_FIELD` for a TTL out of bounds.
     pub fn renew(
         &mut self,
         id: &SessionId,
-        worker: Option<&WorkerId>,
-        ttl: Option<Duration>,
+        renewal: &Renewal,
         now: Now,
         out: &mut Vec<Event>,
     ) -> Result<Session, Rejection> {
         self.expire(now, out);
-        if let Some(ttl) = ttl {
+        if let Some(ttl) = renewal.ttl {
             self.check_ttl(ttl)?;
         }
         let lease = self.leases.get_mut(id).ok_or_else(Rejection::session_unknown)?;
         let session = &mut lease.session;
-        session.ttl = ttl.unwrap_or(session.ttl);
-        if let Some(worker) = worker {
+        session.ttl = renewal.ttl.unwrap_or(session.ttl);
+        // A nameless sign of life (an event, a bare renewal) moves nothing.
+        if let Some(worker) = &renewal.worker {
+            lease.held = renewal.held || (lease.held && session.worker.as_ref() == Some(worker));
             session.worker = Some(worker.clone());
         }
         session.deadline = now.mono.plus(session.ttl);
@@ -464,24 +481,25 @@ impl TenantState {
     }
 
     /// The worker went away: its leases wait for it, no longer than they would
-    /// have lived anyhow. Returns how many do. `blamed`: it held sessions of
-    /// this tenant alone.
+    /// have lived anyhow. Returns how many do, and for how long at most.
+    /// `blamed`: it held sessions of this tenant alone.
     pub fn detach(
         &mut self,
         worker: &WorkerId,
         blamed: bool,
         now: Now,
         out: &mut Vec<Event>,
-    ) -> u32 {
+    ) -> Waiting {
         self.expire(now, out);
         let until = now.mono.plus(self.limits.lease.grace);
-        let mut waiting = 0;
+        let mut waiting = Waiting { sessions: 0, grace: self.limits.lease.grace };
         for lease in self.leases.values_mut() {
             if lease.session.worker.as_ref() != Some(worker) || lease.session.state == State::Grace
             {
                 continue;
             }
-            waiting += 1;
+            waiting.sessions += 1;
+            lease.held = false;
             // A pending lease keeps its state: it was nobody's to lose yet.
             if lease.session.state == State::Active {
                 lease.session.state = State::Grace;
@@ -522,11 +540,11 @@ impl TenantState {
                 self.timers.pop_first();
                 continue;
             };
+            if lease.held && lease.session.deadline <= now.mono {
+                lease.session.deadline = now.mono.plus(lease.session.ttl);
+            }
             if lease.session.deadline <= now.mono {
-                let (cause, blamed) = (cause_of(&lease.session), lease.blamed);
-                if blamed {
-                    self.sample(&id, false, now, out);
-                }
+                let cause = cause_of(&lease.session);
                 self.end(&id, Outcome::Lost, cause, None, now, out);
                 continue;
             }
@@ -581,7 +599,11 @@ impl TenantState {
                 }
                 !reported && self.sample(id, false, now, out)
             }
-            Outcome::Cancelled | Outcome::Lost | Outcome::Revoked => false,
+            Outcome::Lost => {
+                let blamed = self.leases.get(id).is_some_and(|lease| lease.blamed);
+                blamed && self.sample(id, false, now, out)
+            }
+            Outcome::Cancelled | Outcome::Revoked => false,
         };
         let Some(lease) = self.leases.remove(id) else { return };
         self.timers.remove(&(lease.timer, id.clone()));
@@ -595,7 +617,7 @@ impl TenantState {
             cause,
             held: now.mono.since(lease.session.acquired.mono),
             failure: lease.failure,
-            counted: counted || (outcome == Outcome::Lost && lease.blamed),
+            counted,
         };
         out.push(Event::new(now, Subject::session(&lease.session), kind).by(actor));
     }
@@ -662,6 +684,12 @@ impl TenantState {
     /// Takes one event from the tenant's budget of agent events per second.
     pub fn may_publish(&mut self, per_second: u32, now: Now) -> bool {
         self.events_budget.take(per_second, now.mono)
+    }
+
+    /// Figures since the state was made.
+    #[must_use]
+    pub const fn totals(&self) -> Totals {
+        self.totals
     }
 
     /// One live session.

@@ -66,6 +66,18 @@ impl Default for BreakerPolicy {
     }
 }
 
+/// What the config says of a tenant: read once per decision, so that the
+/// numbers, the standing and the version cannot come from two configs.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Terms {
+    /// It has an entry of its own.
+    pub known: bool,
+    /// The numbers that bind it.
+    pub limits: TenantLimits,
+    /// Names this state of its config; empty: it has none.
+    pub version: String,
+}
+
 /// All numbers that bind one tenant's sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct TenantLimits {

@@ -172,6 +172,26 @@ impl EndCause {
     }
 }
 
+/// A sign of life.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Renewal {
+    /// The process that shows it; the session moves there.
+    pub worker: Option<WorkerId>,
+    /// Another TTL, within the tenant's bounds.
+    pub ttl: Option<Duration>,
+    /// It comes over an open stream of `worker`: the lease renews itself until
+    /// that worker goes away or another process shows a sign of life.
+    pub held: bool,
+}
+
+impl Renewal {
+    /// A sign of life by a process, where it gave its name.
+    #[must_use]
+    pub fn by(worker: Option<&WorkerId>) -> Self {
+        Self { worker: worker.cloned(), ..Self::default() }
+    }
+}
+
 /// What failed in a session, in the client's words.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Failure {

@@ -1,6 +1,6 @@
 //! The KeepAlive stream: while it is open its sessions live.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
@@ -21,9 +21,6 @@ use crate::{
 
 /// Most sessions attached by one message.
 const MAX_ATTACH: usize = 1000;
-/// An open stream renews its sessions this often: a third of the shortest TTL
-/// that is allowed by default, so that no TTL runs out under an open stream.
-const RENEW_EVERY: Duration = Duration::from_millis(1500);
 /// Answers that wait for a slow worker before it is no longer read.
 const ANSWERS: usize = 16;
 
@@ -31,7 +28,6 @@ struct Attached {
     sidecar: Arc<Sidecar>,
     worker: WorkerId,
     link: Link,
-    sessions: HashSet<SessionId>,
 }
 
 /// Serves one stream in a task of its own, which ends with the stream, its
@@ -72,7 +68,7 @@ async fn serve(
     if let Some(drain) = sidecar.draining() {
         let _ = answers.send(Ok(notice_out(Notice::Draining { deadline: drain.deadline }))).await;
     }
-    let mut stream = Attached { sidecar, worker, link, sessions: HashSet::new() };
+    let stream = Attached { sidecar, worker, link };
     let result = stream.talk(first, &mut asked, &mut notices, answers).await;
     stream.sidecar.stream_closed(&stream.worker, stream.link).await;
     result
@@ -80,15 +76,13 @@ async fn serve(
 
 impl Attached {
     async fn talk(
-        &mut self,
+        &self,
         first: v1::KeepAliveRequest,
         asked: &mut Streaming<v1::KeepAliveRequest>,
         notices: &mut mpsc::Receiver<Notice>,
         answers: &Answers,
     ) -> Result<(), Status> {
         let mut ended = self.sidecar.on_end();
-        let mut renew = tokio::time::interval(RENEW_EVERY);
-        renew.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut next = Some(first);
         let mut is_first = true;
         loop {
@@ -114,7 +108,6 @@ impl Attached {
                     }
                     None => return Err(status(Rejection::limit_reached("notices that wait for this worker", NOTICES as u32))),
                 },
-                _ = renew.tick() => self.renew().await,
                 () = answers.closed() => return Ok(()),
                 () = over(&mut ended) => return Ok(()),
             }
@@ -122,7 +115,7 @@ impl Attached {
     }
 
     async fn hear(
-        &mut self,
+        &self,
         request: v1::KeepAliveRequest,
         is_first: bool,
     ) -> Result<Option<v1::KeepAliveResponse>, Rejection> {
@@ -142,16 +135,18 @@ impl Attached {
             let by = SessionId::parse_optional(&request.loop_blocked_session_id)?;
             self.sidecar.slow(&self.worker, by.as_ref(), blocked).await;
         }
+        if request.memory_bytes > 0 {
+            self.sidecar.workers.note_memory(&self.worker, request.memory_bytes);
+        }
         let mut answer = v1::KeepAliveAttached::default();
         for raw in request.attach_session_ids {
             let attached = match SessionId::parse(&raw) {
-                Ok(id) => self.sidecar.keep(&id, &self.worker).await,
+                Ok(id) => self.sidecar.hold(&id, &self.worker).await,
                 Err(refused) => Err(refused),
             };
             match attached {
                 Ok(session) => {
                     answer.sessions.push(convert::session(&session, self.sidecar.now()));
-                    self.sessions.insert(session.id);
                 }
                 Err(refused) => answer.refused.push(v1::AttachRefusal {
                     session_id: convert::cut(&raw, 128),
@@ -165,18 +160,6 @@ impl Attached {
         }
         let answers = is_first || got > 0;
         Ok(answers.then_some(v1::KeepAliveResponse { message: Some(Message::Attached(answer)) }))
-    }
-
-    async fn renew(&mut self) {
-        let mut gone = Vec::new();
-        for id in &self.sessions {
-            if self.sidecar.keep(id, &self.worker).await.is_err() {
-                gone.push(id.clone());
-            }
-        }
-        for id in gone {
-            self.sessions.remove(&id);
-        }
     }
 }
 

@@ -82,6 +82,7 @@ impl WatchService for Watches {
                 .map(|(reason, count)| (reason.to_owned(), count))
                 .collect(),
             workers: report.workers,
+            memory_bytes_by_worker: report.worker_memory.into_iter().collect(),
             watchers: report.watchers,
             tenants_in_memory: report.totals.tenants,
             config: Some(v1::ConfigStatus {

@@ -24,11 +24,11 @@ use crate::{
         Change, EventSink, Publish, SessionStore, SharedCaps, StoreTotals, TenantSnapshot,
     },
     domain::{
-        admission::{Acquire, Grant, TenantState, View},
+        admission::{Acquire, Grant, TenantState, View, Waiting},
         event::{Actor, Event, Kind, Subject},
-        limits::TenantLimits,
+        limits::Terms,
         reject::{Reason, Rejection},
-        session::{AgentName, EndCause, Failure, Outcome, Session, SessionId, WorkerId},
+        session::{AgentName, EndCause, Failure, Outcome, Renewal, Session, SessionId, WorkerId},
         tenant::TenantId,
         time::{Now, Timestamp},
     },
@@ -36,17 +36,29 @@ use crate::{
 
 /// `next_due` of a tenant that waits for nothing.
 const NEVER: u64 = u64::MAX;
+/// How often a tenant without sessions is looked at, to be dropped.
+const SWEEP_MICROS: u64 = 1_000_000;
 
 struct Tenant {
     /// When its state next changes by itself, in microseconds of the monotonic
     /// clock: read by the timer without taking the lock.
     next_due: AtomicU64,
+    /// When to see whether it can be dropped, on the same clock.
+    next_sweep: AtomicU64,
     slot: Mutex<Slot>,
+}
+
+impl Tenant {
+    fn is_due(&self, due: u64) -> bool {
+        self.next_due.load(Ordering::Acquire) <= due
+    }
 }
 
 struct Slot {
     state: TenantState,
     known: bool,
+    /// Names the config that it runs on.
+    version: String,
     /// Dropped from the table: whoever still holds it must look again.
     gone: bool,
 }
@@ -96,8 +108,7 @@ impl MemoryStore {
     fn find_or_make(
         &self,
         tenant: &TenantId,
-        known: bool,
-        limits: TenantLimits,
+        terms: &Terms,
         max_unknown: u32,
         now: Now,
     ) -> Result<Arc<Tenant>, Rejection> {
@@ -107,18 +118,22 @@ impl MemoryStore {
         match self.tenants.entry(tenant.clone()) {
             Entry::Occupied(found) => Ok(Arc::clone(found.get())),
             Entry::Vacant(place) => {
-                if !known {
+                if !terms.known {
                     take_one(&self.unknown, max_unknown).map_err(|_| {
                         Rejection::limit_reached("tenants without a config entry", max_unknown)
                     })?;
                 }
                 let slot = Slot {
-                    state: TenantState::new(tenant.clone(), limits, now),
-                    known,
+                    state: TenantState::new(tenant.clone(), terms.limits, now),
+                    known: terms.known,
+                    version: terms.version.clone(),
                     gone: false,
                 };
-                let made =
-                    Arc::new(Tenant { next_due: AtomicU64::new(NEVER), slot: Mutex::new(slot) });
+                let made = Arc::new(Tenant {
+                    next_due: AtomicU64::new(NEVER),
+                    next_sweep: AtomicU64::new(NEVER),
+                    slot: Mutex::new(slot),
+                });
                 Ok(Arc::clone(&place.insert(made)))
             }
         }
@@ -136,6 +151,7 @@ impl MemoryStore {
         if slot.gone {
             return None;
         }
+        let before = slot.state.totals();
         let mut events = Vec::new();
         // Booked before the decision, which looks into the tables: a session
         // that is due has ended by now, also for a retry of its own id.
@@ -144,8 +160,13 @@ impl MemoryStore {
         events.iter().for_each(|event| self.book(event, now));
         let result = decide(&mut slot, &mut events);
         events.iter().skip(due).for_each(|event| self.book(event, now));
+        let after = slot.state.totals();
+        self.started.fetch_add(after.started - before.started, Ordering::Relaxed);
+        self.failures.fetch_add(after.failures - before.failures, Ordering::Relaxed);
         let due = slot.state.next_due().map_or(NEVER, micros);
         tenant.next_due.store(due, Ordering::Release);
+        let sweep = if slot.state.sessions().next().is_none() { 0 } else { NEVER };
+        tenant.next_sweep.store(sweep, Ordering::Release);
         if !events.is_empty() {
             self.sink.append(events);
         }
@@ -161,11 +182,7 @@ impl MemoryStore {
         match &event.kind {
             Kind::SessionAcquired { .. } => {
                 self.index.insert(id.clone(), tenant.clone());
-                self.started.fetch_add(1, Ordering::Relaxed);
                 self.count_worker(worker.as_ref(), tenant, 1);
-            }
-            Kind::FailureReported(_) => {
-                self.failures.fetch_add(1, Ordering::Relaxed);
             }
             Kind::SessionEnded { outcome, .. } => {
                 self.index.remove(id);
@@ -281,14 +298,13 @@ impl SessionStore for MemoryStore {
     async fn acquire(
         &self,
         tenant: &TenantId,
-        known: bool,
-        limits: TenantLimits,
+        terms: &Terms,
         request: Acquire,
         caps: SharedCaps,
         now: Now,
     ) -> Result<Grant, Rejection> {
         loop {
-            let found = self.find_or_make(tenant, known, limits, caps.unknown_tenants, now)?;
+            let found = self.find_or_make(tenant, terms, caps.unknown_tenants, now)?;
             let decided = self.step(&found, now, |slot, events| {
                 let live = slot.state.session(&request.session);
                 let previous = live.and_then(|s| s.worker.clone());
@@ -338,13 +354,12 @@ impl SessionStore for MemoryStore {
     async fn renew(
         &self,
         id: &SessionId,
-        worker: Option<&WorkerId>,
-        ttl: Option<Duration>,
+        renewal: Renewal,
         now: Now,
     ) -> Result<Session, Rejection> {
         self.on_session(id, now, |slot, events| {
             let before = slot.state.session(id).and_then(|s| s.worker.clone());
-            let session = slot.state.renew(id, worker, ttl, now, events)?;
+            let session = slot.state.renew(id, &renewal, now, events)?;
             if session.worker != before {
                 self.count_worker(before.as_ref(), &session.tenant, -1);
                 self.count_worker(session.worker.as_ref(), &session.tenant, 1);
@@ -361,12 +376,7 @@ impl SessionStore for MemoryStore {
         now: Now,
     ) -> Result<Outcome, Rejection> {
         self.on_session(id, now, |slot, events| {
-            let reported = slot.state.session(id).is_some_and(|s| s.failed);
-            let booked = slot.state.release(id, outcome, failure, now, events)?;
-            if booked == Outcome::Failure && !reported {
-                self.failures.fetch_add(1, Ordering::Relaxed);
-            }
-            Ok(booked)
+            slot.state.release(id, outcome, failure, now, events)
         })
     }
 
@@ -392,7 +402,7 @@ impl SessionStore for MemoryStore {
 
     async fn publish(&self, event: Publish, now: Now) -> Result<(), Rejection> {
         let id = event.session.clone();
-        self.renew(&id, None, None, now).await?;
+        self.renew(&id, Renewal::default(), now).await?;
         self.on_session(&id, now, |slot, events| {
             let session = slot.state.session(&id).ok_or_else(Rejection::session_unknown)?;
             let subject = Subject::session(session);
@@ -412,20 +422,21 @@ impl SessionStore for MemoryStore {
         })
     }
 
-    async fn detach(&self, worker: &WorkerId, now: Now) -> u32 {
+    async fn detach(&self, worker: &WorkerId, now: Now) -> Waiting {
         let tenants: Vec<TenantId> = match self.workers.get(worker) {
             Some(counts) => counts.keys().cloned().collect(),
-            None => return 0,
+            None => return Waiting::default(),
         };
         let blamed = tenants.len() == 1;
-        let mut waiting = 0;
+        let mut waiting = Waiting::default();
         for tenant in tenants {
             if let Some(found) = self.find(&tenant) {
-                waiting += self
-                    .step(&found, now, |slot, events| {
-                        slot.state.detach(worker, blamed, now, events)
-                    })
-                    .unwrap_or(0);
+                let more = self.step(&found, now, |slot, events| {
+                    slot.state.detach(worker, blamed, now, events)
+                });
+                let more = more.unwrap_or_default();
+                waiting.sessions += more.sessions;
+                waiting.grace = waiting.grace.max(more.grace);
             }
         }
         waiting
@@ -443,19 +454,27 @@ impl SessionStore for MemoryStore {
 
     async fn expire(&self, idle_after: Duration, now: Now) -> Option<Timestamp> {
         let due = micros(now.mono);
-        // The ids first: no table guard is held while a tenant is locked.
-        let all: Vec<(TenantId, Arc<Tenant>)> =
-            self.tenants.iter().map(|e| (e.key().clone(), Arc::clone(e.value()))).collect();
+        // Those concerned first: no table guard is held while a tenant is locked.
         let mut next = NEVER;
-        for (id, tenant) in all {
-            while tenant.next_due.load(Ordering::Acquire) <= due {
+        let mut concerned: Vec<(TenantId, Arc<Tenant>)> = Vec::new();
+        for entry in &self.tenants {
+            let tenant = entry.value();
+            if tenant.is_due(due) || tenant.next_sweep.load(Ordering::Acquire) <= due {
+                concerned.push((entry.key().clone(), Arc::clone(tenant)));
+            } else {
+                next = next.min(tenant.next_due.load(Ordering::Acquire));
+            }
+        }
+        for (id, tenant) in concerned {
+            while tenant.is_due(due) {
                 let more = self.step(&tenant, now, |slot, events| slot.state.expire(now, events));
                 if more != Some(true) {
                     break;
                 }
             }
             next = next.min(tenant.next_due.load(Ordering::Acquire));
-            if tenant.next_due.load(Ordering::Acquire) == NEVER {
+            if tenant.next_sweep.load(Ordering::Acquire) <= due {
+                tenant.next_sweep.store(due + SWEEP_MICROS, Ordering::Release);
                 let mut slot = tenant.slot.lock();
                 if !slot.gone && slot.state.is_idle(now, slot.known, idle_after) {
                     slot.gone = true;
@@ -473,14 +492,13 @@ impl SessionStore for MemoryStore {
     async fn change(
         &self,
         tenant: &TenantId,
-        known: bool,
-        limits: TenantLimits,
+        terms: &Terms,
         change: Change,
         actor: &Actor,
         now: Now,
     ) -> Result<View, Rejection> {
         loop {
-            let found = self.find_or_make(tenant, known, limits, u32::MAX, now)?;
+            let found = self.find_or_make(tenant, terms, u32::MAX, now)?;
             let decided = self.step(&found, now, |slot, events| {
                 slot.state.expire(now, events);
                 match &change {
@@ -500,26 +518,25 @@ impl SessionStore for MemoryStore {
         }
     }
 
-    async fn configure(
-        &self,
-        tenant: &TenantId,
-        known: bool,
-        limits: TenantLimits,
-        version: &str,
-        now: Now,
-    ) {
-        let Some(found) = self.find(tenant) else { return };
-        self.step(&found, now, |slot, events| {
-            match (slot.known, known) {
+    async fn configure(&self, tenant: &TenantId, terms: &Terms, now: Now) -> bool {
+        let Some(found) = self.find(tenant) else { return false };
+        let changed = self.step(&found, now, |slot, events| {
+            if slot.version == terms.version && slot.known == terms.known {
+                return false;
+            }
+            match (slot.known, terms.known) {
                 (true, false) => _ = self.unknown.fetch_add(1, Ordering::AcqRel),
                 (false, true) => _ = self.unknown.fetch_sub(1, Ordering::AcqRel),
                 (true, true) | (false, false) => {}
             }
-            slot.known = known;
-            let kind = Kind::ConfigChanged { version: version.to_owned() };
+            slot.known = terms.known;
+            slot.version.clone_from(&terms.version);
+            let kind = Kind::ConfigChanged { version: terms.version.clone() };
             events.push(Event::new(now, Subject::tenant(tenant), kind));
-            slot.state.configure(limits, now, events);
+            slot.state.configure(terms.limits, now, events);
+            true
         });
+        changed.unwrap_or(false)
     }
 
     async fn session(&self, id: &SessionId) -> Result<Session, Rejection> {

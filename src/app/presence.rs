@@ -1,0 +1,112 @@
+//! Which agent processes are there: what their coming, staying and going means
+//! for their sessions.
+
+use std::time::Duration;
+
+use super::{
+    Caller, Sidecar, permit,
+    ports::EventSink as _,
+    workers::{Link, Notice},
+};
+use crate::domain::{
+    event::{Event, Kind, Subject},
+    reject::Rejection,
+    session::{Renewal, Session, SessionId, WorkerId},
+    time::Now,
+};
+
+impl Sidecar {
+    /// A call by a named worker: it is there, and what waited for it goes on.
+    pub(super) async fn greet(
+        &self,
+        worker: &WorkerId,
+        caller: &Caller,
+        now: Now,
+    ) -> Result<(), Rejection> {
+        let max = self.config().limits.max_workers;
+        if self.workers.call(worker, caller.connection, max)? {
+            self.welcome(worker, now).await;
+        }
+        Ok(())
+    }
+
+    async fn welcome(&self, worker: &WorkerId, now: Now) {
+        self.store.attach(worker, now).await;
+        if !self.workers.is_there(worker) {
+            // It went away while it was welcomed.
+            self.store.detach(worker, now).await;
+        }
+        self.events.append(vec![Event::new(now, Subject::worker(worker), Kind::WorkerAttached)]);
+    }
+
+    async fn mourn(&self, worker: &WorkerId) {
+        let now = self.now();
+        let waiting = self.store.detach(worker, now).await;
+        let kind = Kind::WorkerLost { sessions: waiting.sessions, grace: waiting.grace };
+        self.events.append(vec![Event::new(now, Subject::worker(worker), kind)]);
+        if self.workers.is_there(worker) {
+            // It came back while it was mourned.
+            self.store.attach(worker, now).await;
+        }
+    }
+
+    /// A KeepAlive stream opened.
+    ///
+    /// # Errors
+    /// `NOT_PERMITTED`, `LIMIT_REACHED`.
+    pub async fn stream_opened(
+        &self,
+        caller: &Caller,
+        worker: &WorkerId,
+        stream: Link,
+        notices: tokio::sync::mpsc::Sender<Notice>,
+    ) -> Result<(), Rejection> {
+        permit(caller)?;
+        let max = self.config().limits.max_workers;
+        if self.workers.open_stream(worker, stream, notices, max)? {
+            self.welcome(worker, self.now()).await;
+        }
+        Ok(())
+    }
+
+    /// A KeepAlive stream ended.
+    pub async fn stream_closed(&self, worker: &WorkerId, stream: Link) {
+        if self.workers.close_stream(worker, stream) {
+            self.mourn(worker).await;
+        }
+    }
+
+    /// A session of an open stream: it lives as long as the stream's worker.
+    ///
+    /// # Errors
+    /// `SESSION_UNKNOWN`, `SESSION_ENDED`.
+    pub async fn hold(&self, id: &SessionId, worker: &WorkerId) -> Result<Session, Rejection> {
+        let renewal = Renewal { worker: Some(worker.clone()), ttl: None, held: true };
+        self.store.renew(id, renewal, self.now()).await
+    }
+
+    /// A connection began; returns its name.
+    pub fn new_connection(&self) -> Link {
+        let connection = self.new_link();
+        self.workers.open_connection(connection);
+        connection
+    }
+
+    /// A connection ended.
+    pub async fn connection_closed(&self, connection: Link) {
+        for worker in self.workers.close_connection(connection) {
+            self.mourn(&worker).await;
+        }
+    }
+
+    /// A worker's event loop was blocked, by `session` where that is known.
+    pub async fn slow(&self, worker: &WorkerId, session: Option<&SessionId>, blocked: Duration) {
+        let mut subject = Subject::worker(worker);
+        if let Some(id) = session
+            && let Ok(session) = self.store.session(id).await
+        {
+            subject = Subject { worker: Some(worker.clone()), ..Subject::session(&session) };
+        }
+        self.events.append(vec![Event::new(self.now(), subject, Kind::WorkerSlow { blocked })]);
+    }
+}
