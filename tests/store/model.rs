@@ -1,16 +1,15 @@
 //! The store against a naive model: random interleavings over several tenants.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::Duration,
 };
 
+use crate::support::{Log, Make};
 use proptest::prelude::*;
 use tenantd::{
-    app::ports::{EventSink, SessionStore, SharedCaps},
+    app::ports::SharedCaps,
     domain::{
         admission::Acquire,
         event::{Event, Kind},
@@ -20,14 +19,13 @@ use tenantd::{
         tenant::TenantId,
         time::{Now, Timestamp},
     },
-    store::memory::MemoryStore,
 };
 
 const TENANTS: [&str; 3] = ["a", "b", "c"];
 const MACHINE: u32 = 5;
 
 #[derive(Debug, Clone)]
-enum Op {
+pub enum Op {
     Acquire { tenant: usize, session: u8, worker: u8, activate: bool },
     Renew { session: u8 },
     Hold { session: u8, worker: u8 },
@@ -39,7 +37,7 @@ enum Op {
     Cap { tenant: usize, cap: u32 },
 }
 
-fn op() -> impl Strategy<Value = Op> {
+pub fn op() -> impl Strategy<Value = Op> {
     let outcome =
         prop_oneof![Just(Outcome::Success), Just(Outcome::Failure), Just(Outcome::Cancelled)];
     prop_oneof![
@@ -54,19 +52,6 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (1..40_000_u64).prop_map(|millis| Op::Wait { millis }),
         1 => (0..3_usize, 1..4_u32).prop_map(|(tenant, cap)| Op::Cap { tenant, cap }),
     ]
-}
-
-#[derive(Default)]
-struct Log(Mutex<Vec<Event>>);
-
-impl EventSink for Log {
-    fn append(&self, events: Vec<Event>) {
-        self.0.lock().unwrap().extend(events);
-    }
-
-    fn head(&self) -> u64 {
-        self.0.lock().unwrap().len() as u64
-    }
 }
 
 /// What the events alone say is live, by tenant.
@@ -91,9 +76,9 @@ fn live_by_events(events: &[Event]) -> BTreeMap<String, BTreeSet<String>> {
     live
 }
 
-async fn play(ops: Vec<Op>) {
+pub async fn play(make: Make, ops: Vec<Op>) {
     let log = Arc::new(Log::default());
-    let store = MemoryStore::new(log.clone(), 1000, Duration::from_secs(100_000));
+    let store = make(log.clone());
     let tenants = TENANTS.map(|id| TenantId::parse(id).unwrap());
     let mut caps = [2_u32; 3];
     let mut now =
@@ -115,7 +100,7 @@ async fn play(ops: Vec<Op>) {
     let session = |n: u8| SessionId::parse(&format!("s{n}")).unwrap();
     let worker = |n: u8| WorkerId::parse(&format!("w{n}")).unwrap();
     for op in ops {
-        let seen = log.0.lock().unwrap().len();
+        let seen = log.all().len();
         let mut touched = None;
         match op {
             Op::Acquire { tenant, session: id, worker: by, activate } => {
@@ -131,11 +116,11 @@ async fn play(ops: Vec<Op>) {
                     config_version: String::new(),
                 };
                 let shared = SharedCaps { agent: None, machine: MACHINE, unknown_tenants: 10 };
-                let before = live_by_events(&log.0.lock().unwrap());
+                let before = live_by_events(&log.all());
                 let result = store
                     .acquire(&tenants[tenant], &limits(caps[tenant]), request, shared, now)
                     .await;
-                let after = live_by_events(&log.0.lock().unwrap());
+                let after = live_by_events(&log.all());
                 let of = |live: &BTreeMap<String, BTreeSet<String>>| {
                     live.get(TENANTS[tenant]).map_or(0, BTreeSet::len)
                 };
@@ -183,7 +168,7 @@ async fn play(ops: Vec<Op>) {
                 store.configure(&tenants[tenant], &limits(cap), now).await;
             }
         }
-        let events = log.0.lock().unwrap().clone();
+        let events = log.all();
         if let Some(tenant) = touched {
             for event in &events[seen..] {
                 let of = event.subject.tenant.as_ref().map(TenantId::as_str);
@@ -211,13 +196,4 @@ async fn play(ops: Vec<Op>) {
     now = Now { mono: now.mono.plus(later), wall: now.wall + later };
     store.expire(Duration::from_secs(60), now).await;
     assert_eq!(store.totals().await.live, 0, "a slot leaked");
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
-
-    #[test]
-    fn no_interleaving_breaks_a_cap_loses_a_slot_or_touches_a_sibling(ops in prop::collection::vec(op(), 1..120)) {
-        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(play(ops));
-    }
 }

@@ -1,0 +1,250 @@
+//! The cases.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use tenantd::{
+    app::ports::{Publish, SharedCaps},
+    domain::{
+        event::{Kind, Severity},
+        reject::Reason,
+        session::{Failure, Outcome, Renewal},
+    },
+};
+
+use crate::support::{Ask, Bench, Make, session, tenant, terms, worker};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn held_by(name: &str) -> Renewal {
+    Renewal { worker: Some(worker(name)), ttl: None, held: true }
+}
+
+pub async fn never_one_over_the_cap_when_threads_collide(make: Make) {
+    for round in 0..20 {
+        let bench = Arc::new(Bench::new(make));
+        let start = Arc::new(tokio::sync::Barrier::new(64));
+        let tries: Vec<_> = (0..64)
+            .map(|n| {
+                let (bench, start) = (Arc::clone(&bench), Arc::clone(&start));
+                tokio::spawn(async move {
+                    start.wait().await;
+                    bench.acquire(&Ask::new("a", format!("s{n}")).cap(10)).await
+                })
+            })
+            .collect();
+        let mut granted = 0;
+        for tried in tries {
+            match tried.await.unwrap() {
+                Ok(_) => granted += 1,
+                Err(refused) => assert_eq!(refused.reason, Reason::TenantAtCap),
+            }
+        }
+        assert_eq!(granted, 10, "round {round}");
+    }
+}
+
+pub async fn churn_under_threads_loses_no_slot(make: Make) {
+    let bench = Arc::new(Bench::new(make));
+    let workers: Vec<_> = (0..8)
+        .map(|thread| {
+            let bench = Arc::clone(&bench);
+            tokio::spawn(async move {
+                let of = ["a", "b"][thread % 2];
+                for n in 0..500 {
+                    // Half of the ids are fought over by all threads.
+                    let id =
+                        if n % 2 == 0 { format!("own-{thread}-{n}") } else { format!("{of}-{n}") };
+                    if bench.acquire(&Ask::new(of, id.clone()).cap(3)).await.is_ok() {
+                        let _ = bench
+                            .store
+                            .release(&session(&id), Outcome::Success, None, bench.now)
+                            .await;
+                    }
+                }
+            })
+        })
+        .collect();
+    for worker in workers {
+        worker.await.unwrap();
+    }
+    assert_eq!(bench.store.totals().await.live, 0);
+    let acquired = bench.log.count(|kind| matches!(kind, Kind::SessionAcquired { .. }));
+    let ended = bench.log.count(|kind| matches!(kind, Kind::SessionEnded { .. }));
+    assert_eq!(acquired, ended, "exactly one end for each acquired session");
+    for n in 0..3 {
+        bench.acquire(&Ask::new("a", format!("after-{n}")).cap(3)).await.unwrap();
+    }
+}
+
+pub async fn an_id_is_one_session_of_one_tenant(make: Make) {
+    let bench = Bench::new(make);
+    assert!(bench.acquire(&Ask::new("a", "s")).await.unwrap().created);
+    assert!(!bench.acquire(&Ask::new("a", "s")).await.unwrap().created);
+    let refused = bench.acquire(&Ask::new("b", "s")).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::SessionConflict);
+    assert_eq!(bench.store.totals().await.live, 1);
+}
+
+pub async fn an_ended_id_starts_no_ghost(make: Make) {
+    let bench = Bench::new(make);
+    bench.acquire(&Ask::new("a", "s")).await.unwrap();
+    bench.store.release(&session("s"), Outcome::Cancelled, None, bench.now).await.unwrap();
+    for _ in 0..2 {
+        let refused = bench.acquire(&Ask::new("a", "s")).await.unwrap_err();
+        assert_eq!(
+            (refused.reason, refused.outcome),
+            (Reason::SessionEnded, Some(Outcome::Cancelled))
+        );
+    }
+    let again = bench.store.release(&session("s"), Outcome::Success, None, bench.now).await;
+    assert_eq!(again.unwrap_err().outcome, Some(Outcome::Cancelled));
+    assert_eq!(bench.store.totals().await.live, 0);
+}
+
+pub async fn a_held_session_outlives_its_ttl_and_ends_with_its_worker(make: Make) {
+    let mut bench = Bench::new(make);
+    bench.acquire(&Ask::new("a", "held").worker("w")).await.unwrap();
+    bench.acquire(&Ask::new("a", "bare")).await.unwrap();
+    bench.store.renew(&session("held"), held_by("w"), bench.now).await.unwrap();
+    bench.wait(HOUR).await;
+    assert!(bench.store.session(&session("held")).await.is_ok());
+    let gone = bench.store.session(&session("bare")).await.unwrap_err();
+    assert_eq!(gone.outcome, Some(Outcome::Lost), "nobody renewed it");
+    assert_eq!(bench.store.detach(&worker("w"), bench.now).await.sessions, 1);
+    bench.wait(Duration::from_secs(10)).await;
+    assert_eq!(bench.store.totals().await.live, 0, "no later than the grace");
+}
+
+pub async fn a_session_taken_by_another_worker_does_not_fall_with_the_first(make: Make) {
+    let mut bench = Bench::new(make);
+    bench.acquire(&Ask::new("a", "s").worker("request")).await.unwrap();
+    bench.store.renew(&session("s"), held_by("request"), bench.now).await.unwrap();
+    bench.store.renew(&session("s"), held_by("job"), bench.now).await.unwrap();
+    assert_eq!(bench.store.detach(&worker("request"), bench.now).await.sessions, 0);
+    bench.wait(HOUR).await;
+    let found = bench.store.session(&session("s")).await.unwrap();
+    assert_eq!(found.worker, Some(worker("job")));
+    bench.store.detach(&worker("job"), bench.now).await;
+    bench.wait(Duration::from_secs(10)).await;
+    assert!(bench.store.session(&session("s")).await.is_err());
+}
+
+pub async fn a_lost_worker_is_blamed_on_a_tenant_only_when_it_served_that_tenant_alone(make: Make) {
+    for (other, opened) in [("a", 1), ("b", 0)] {
+        let mut bench = Bench::new(make);
+        for (of, id) in [("a", "s1"), ("a", "s2"), (other, "s3")] {
+            bench.acquire(&Ask::new(of, id).worker("w")).await.unwrap();
+        }
+        bench.store.detach(&worker("w"), bench.now).await;
+        bench.wait(Duration::from_secs(11)).await;
+        let opens = bench.log.count(|kind| matches!(kind, Kind::BreakerOpened { .. }));
+        assert_eq!(opens, opened, "with a session of {other}");
+        let counted =
+            bench.log.count(|kind| matches!(kind, Kind::SessionEnded { counted: true, .. }));
+        // The two that open it count; what comes after belongs to its past.
+        assert_eq!(counted, opened * 2, "with a session of {other}");
+    }
+}
+
+pub async fn a_session_that_fails_is_counted_once(make: Make) {
+    let bench = Bench::new(make);
+    bench.acquire(&Ask::new("a", "s")).await.unwrap();
+    for first in [true, false] {
+        let (_, counted) =
+            bench.store.report(&session("s"), Failure::default(), false, bench.now).await.unwrap();
+        assert_eq!(counted, first);
+    }
+    let booked = bench.store.release(&session("s"), Outcome::Success, None, bench.now).await;
+    assert_eq!(booked.unwrap(), Outcome::Failure);
+    assert_eq!(bench.store.totals().await.failures, 1);
+    let view = bench.store.snapshot(&tenant("a"), bench.now).await.unwrap().view;
+    assert_eq!(view.totals.failures, 1);
+}
+
+pub async fn agent_and_machine_caps_hold_over_tenants(make: Make) {
+    let bench = Bench::new(make);
+    let caps = SharedCaps { agent: Some(1), machine: 2, unknown_tenants: 10 };
+    let ask = |of, id: &str, agent| Ask { agent, caps, ..Ask::new(of, id) };
+    bench.acquire(&ask("a", "s1", "booker")).await.unwrap();
+    let refused = bench.acquire(&ask("b", "s2", "booker")).await.unwrap_err();
+    assert_eq!((refused.reason, refused.current), (Reason::AgentAtCap, Some(1)));
+    bench.acquire(&ask("b", "s3", "other")).await.unwrap();
+    let refused = bench.acquire(&ask("c", "s4", "third")).await.unwrap_err();
+    assert_eq!((refused.reason, refused.limit), (Reason::MachineAtCap, Some(2)));
+    bench.store.release(&session("s1"), Outcome::Success, None, bench.now).await.unwrap();
+    bench.acquire(&ask("c", "s5", "booker")).await.unwrap();
+}
+
+pub async fn a_refused_session_takes_nothing(make: Make) {
+    let bench = Bench::new(make);
+    let full = SharedCaps { agent: None, machine: 1, unknown_tenants: 10 };
+    bench.acquire(&Ask::new("a", "s1")).await.unwrap();
+    for n in 0..50 {
+        let ask = Ask { caps: full, agent: "x", ..Ask::new("b", format!("no-{n}")) };
+        assert!(bench.acquire(&ask).await.is_err());
+        // The id is free: it was never a session.
+        let gone = bench.store.session(&session(&format!("no-{n}"))).await.unwrap_err();
+        assert_eq!(gone.reason, Reason::SessionUnknown);
+    }
+    assert_eq!(bench.store.totals().await.live, 1);
+    bench.store.release(&session("s1"), Outcome::Success, None, bench.now).await.unwrap();
+    bench.acquire(&Ask { caps: full, agent: "x", ..Ask::new("b", "yes") }).await.unwrap();
+}
+
+pub async fn made_up_tenants_are_bounded_and_dropped(make: Make) {
+    let mut bench = Bench::new(make);
+    let names: Vec<&'static str> =
+        (0..20).map(|n| &*Box::leak(format!("made-up-{n}").into_boxed_str())).collect();
+    let mut refused = BTreeSet::new();
+    for name in &names {
+        let mut ask = Ask::new(name, format!("s-{name}"));
+        ask.terms.known = false;
+        if let Err(said) = bench.acquire(&ask).await {
+            refused.insert(said.reason.name());
+        }
+    }
+    assert_eq!(refused, BTreeSet::from(["LIMIT_REACHED"]));
+    assert_eq!(bench.store.totals().await.tenants, 10);
+    bench.acquire(&Ask::new("configured", "s")).await.expect("a configured tenant has its place");
+    bench.wait(HOUR).await;
+    bench.wait(HOUR).await;
+    assert_eq!(bench.store.totals().await.tenants, 0, "idle state is dropped");
+}
+
+pub async fn terms_reach_a_live_tenant_once(make: Make) {
+    let bench = Bench::new(make);
+    for id in ["s1", "s2", "s3"] {
+        bench.acquire(&Ask::new("a", id).cap(3)).await.unwrap();
+    }
+    let lower = terms(Some(1));
+    assert!(bench.store.configure(&tenant("a"), &lower, bench.now).await);
+    assert!(!bench.store.configure(&tenant("a"), &lower, bench.now).await, "it is on them");
+    let changes = bench.log.count(|kind| matches!(kind, Kind::ConfigChanged { .. }));
+    assert_eq!(changes, 1);
+    assert_eq!(bench.store.totals().await.live, 3, "those above a lowered cap go on");
+    let refused = bench.acquire(&Ask::new("a", "s4").cap(1)).await.unwrap_err();
+    assert_eq!((refused.limit, refused.current), (Some(1), Some(3)));
+}
+
+pub async fn agent_events_are_bounded_per_tenant(make: Make) {
+    let mut bench = Bench::new(make);
+    for (of, id) in [("a", "s1"), ("a", "s2"), ("b", "s3")] {
+        bench.acquire(&Ask::new(of, id)).await.unwrap();
+    }
+    let event = |id: &str| Publish {
+        session: session(id),
+        name: "turn".to_owned(),
+        severity: Severity::Info,
+        attributes: serde_json::Map::new(),
+        per_second: 5,
+    };
+    let mut taken = 0;
+    for n in 0..20 {
+        let id = if n % 2 == 0 { "s1" } else { "s2" };
+        taken += u32::from(bench.store.publish(event(id), bench.now).await.is_ok());
+    }
+    assert_eq!(taken, 5, "the tenant's sessions share one budget");
+    bench.store.publish(event("s3"), bench.now).await.expect("a sibling has its own");
+    bench.wait(Duration::from_secs(1)).await;
+    bench.store.publish(event("s1"), bench.now).await.expect("the next second's");
+}
