@@ -37,6 +37,7 @@ fn help_is_as_written_down_and_every_command_has_examples() {
         "check",
         "demo",
         "watch",
+        "healthcheck",
         "snapshot",
         "sessions",
         "tenants",

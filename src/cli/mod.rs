@@ -3,6 +3,7 @@
 pub mod check;
 pub mod client;
 pub mod demo;
+pub mod healthcheck;
 pub mod operate;
 pub mod serve;
 pub mod text;
@@ -41,6 +42,7 @@ enum Command {
     Check(check::Args),
     Demo(demo::Args),
     Watch(watch::Args),
+    Healthcheck(healthcheck::Args),
     #[command(flatten)]
     Operate(operate::Command),
     /// Prints completions for a shell
@@ -76,6 +78,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Check(args) => check::run(&args),
         Command::Demo(args) => demo::run(args).await,
         Command::Watch(args) => watch::run(client::address(cli.address)?, args).await,
+        Command::Healthcheck(args) => healthcheck::run(client::address(cli.address)?, args).await,
         Command::Operate(command) => operate::run(client::address(cli.address)?, command).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tenantd", &mut std::io::stdout());

@@ -9,7 +9,7 @@ use crate::{
     address::{Address, default_socket},
     config::{self, Config},
     server::{self, Listeners},
-    telemetry::{self, LogFormat},
+    telemetry::logs::{self, LogFormat},
 };
 
 /// Runs the sidecar until SIGTERM or Ctrl-C.
@@ -34,7 +34,7 @@ pub struct Args {
 /// # Errors
 /// A config or a listener that does not work.
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    telemetry::install(args.log_format);
+    logs::install(args.log_format);
     let config = match &args.config {
         Some(path) => config::load(path).map_err(|wrong| anyhow::anyhow!("{wrong}"))?,
         None => Config::builtin(),

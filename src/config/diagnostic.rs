@@ -3,7 +3,12 @@
 
 use std::{fmt, ops::Range, path::PathBuf};
 
-use toml::de::{DeTable, DeValue};
+use serde::de::DeserializeOwned;
+use toml::de::{DeTable, DeValue, Deserializer};
+
+/// Most problems of structure that are shown at once: each costs one more look
+/// at the whole document.
+const MAX_STRUCTURAL: usize = 50;
 
 /// One problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,11 +87,50 @@ impl<'a> Source<'a> {
         Diagnostic { line, column, key, message: message.into() }
     }
 
-    /// A structural error, in words that show no value.
+    /// The text as a `T`, and what does not fit it. A part that does not fit is
+    /// noted and left out, so that one reading shows all of them; without a `T`
+    /// when that cannot be told from the rest.
     #[must_use]
-    pub fn structural(&self, error: &toml::de::Error) -> Diagnostic {
+    pub fn read<T: DeserializeOwned>(&self) -> (Option<T>, Vec<Diagnostic>) {
+        let mut document = match DeTable::parse(self.text) {
+            Ok(document) => document,
+            Err(error) => return (None, vec![self.structural(&error)]),
+        };
+        let mut items = Vec::new();
+        loop {
+            let error = match T::deserialize(Deserializer::from(document.clone())) {
+                Ok(read) => return (Some(read), items),
+                Err(error) => error,
+            };
+            items.push(self.structural(&error));
+            let at = error.span().map(|span| span.start);
+            let left_out = at.is_some_and(|at| leave_out(document.get_mut(), at));
+            if !left_out || items.len() >= MAX_STRUCTURAL {
+                return (None, items);
+            }
+        }
+    }
+
+    /// A structural error, in words that show no value.
+    fn structural(&self, error: &toml::de::Error) -> Diagnostic {
         self.at(error.span().unwrap_or(0..0), without_values(error.message()))
     }
+}
+
+/// Takes the deepest entry at a place out of the document.
+fn leave_out(table: &mut DeTable<'_>, at: usize) -> bool {
+    for (_, value) in table.iter_mut() {
+        if let DeValue::Table(inner) = value.get_mut()
+            && leave_out(inner, at)
+        {
+            return true;
+        }
+    }
+    let here = table
+        .iter()
+        .find(|(key, value)| key.span().contains(&at) || value.span().contains(&at))
+        .map(|(key, _)| key.clone());
+    here.is_some_and(|key| table.remove(&key).is_some())
 }
 
 fn walk(table: &DeTable<'_>, prefix: &str, keys: &mut Vec<(Range<usize>, String)>) {
@@ -107,6 +151,11 @@ fn walk(table: &DeTable<'_>, prefix: &str, keys: &mut Vec<(Range<usize>, String)
 /// Serde quotes what it met; that may be a key put in the wrong place.
 fn without_values(message: &str) -> String {
     let message = message.trim().replace('\n', "; ");
+    if let Some(rest) = message.strip_prefix("unknown field ") {
+        let mut names = rest.split('`').skip(1).step_by(2);
+        let met = names.next().unwrap_or_default();
+        return unknown_key(met, &names.collect::<Vec<_>>());
+    }
     for met in ["invalid type: ", "invalid value: ", "unknown variant "] {
         let Some(rest) = message.strip_prefix(met) else { continue };
         let expected = rest.rfind(", expected ").map(|at| &rest[at + ", expected ".len()..]);
@@ -119,6 +168,18 @@ fn without_values(message: &str) -> String {
         };
     }
     message
+}
+
+fn unknown_key(met: &str, valid: &[&str]) -> String {
+    // The measure and the bound of clap and cargo, for the same purpose.
+    let nearest = valid
+        .iter()
+        .map(|name| (strsim::jaro_winkler(met, name), *name))
+        .filter(|(nearness, _)| *nearness > 0.8)
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    let meant =
+        nearest.map_or_else(|| ";".to_owned(), |(_, name)| format!(", did you mean {name}?"));
+    format!("unknown key{meant} valid here: {}", valid.join(", "))
 }
 
 /// Rust's names of types, as people know them.

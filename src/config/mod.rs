@@ -62,10 +62,12 @@ pub struct Limits {
     pub events_kept_bytes: usize,
     pub agent_events_per_second: u32,
     pub agent_event_bytes: usize,
+    pub worker_reports_per_second: u32,
     pub ended_remembered: usize,
     pub ended_remembered_for: Duration,
     pub tenant_idle_after: Duration,
     pub heartbeat: Duration,
+    pub metric_tenants: usize,
 }
 
 impl Default for Limits {
@@ -84,10 +86,12 @@ impl Default for Limits {
             events_kept_bytes: 32 * 1024 * 1024,
             agent_events_per_second: 100,
             agent_event_bytes: 4096,
+            worker_reports_per_second: 10,
             ended_remembered: 100_000,
             ended_remembered_for: Duration::from_secs(600),
             tenant_idle_after: Duration::from_secs(600),
             heartbeat: Duration::from_secs(10),
+            metric_tenants: 1000,
         }
     }
 }
@@ -196,9 +200,11 @@ fn read(path: &Path) -> Result<(String, u32), String> {
 fn parse(path: &Path, text: &str, mode: u32) -> Result<Config, Diagnostics> {
     let source = diagnostic::Source::new(text);
     let fail = |items| Diagnostics { path: path.to_owned(), items };
-    let file: raw::File =
-        toml::from_str(text).map_err(|error| fail(vec![source.structural(&error)]))?;
-    let (config, items) = valid::config(path, file, &source, mode);
+    let (file, mut items) = source.read::<raw::File>();
+    let Some(file) = file else { return Err(fail(items)) };
+    let (config, nonsense) = valid::config(path, file, &source, mode);
+    items.extend(nonsense);
+    items.sort_by_key(|item| (item.line, item.column));
     if items.is_empty() { Ok(config) } else { Err(fail(items)) }
 }
 
@@ -228,6 +234,7 @@ pub fn diff(old: &Config, new: &Config) -> Changes {
         ("limits.max_connections", was.max_connections != is.max_connections),
         ("limits.max_streams", was.max_streams != is.max_streams),
         ("limits.message_bytes", was.message_bytes != is.message_bytes),
+        ("limits.metric_tenants", was.metric_tenants != is.metric_tenants),
         ("limits.events_kept", was.events_kept != is.events_kept),
         ("limits.events_kept_bytes", was.events_kept_bytes != is.events_kept_bytes),
         ("limits.ended_remembered", was.ended_remembered != is.ended_remembered),

@@ -72,10 +72,12 @@ pub struct Limits {
     pub events_kept_bytes: Option<Spanned<u32>>,
     pub agent_events_per_second: Option<Spanned<u32>>,
     pub agent_event_bytes: Option<Spanned<u32>>,
+    pub worker_reports_per_second: Option<Spanned<u32>>,
     pub ended_remembered: Option<Spanned<u32>>,
     pub ended_remembered_for: Option<Spanned<Span>>,
     pub tenant_idle_after: Option<Spanned<Span>>,
     pub heartbeat: Option<Spanned<Span>>,
+    pub metric_tenants: Option<Spanned<u32>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -157,14 +159,13 @@ impl<'de> Deserialize<'de> for Slot {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Provider {
-    pub provider: String,
+    pub provider: Spanned<String>,
     #[serde(default)]
     pub model: String,
+    pub base_url: Option<Spanned<String>>,
+    pub credential: Option<Spanned<String>>,
     #[serde(default)]
-    pub base_url: String,
-    pub credential: Option<String>,
-    #[serde(default)]
-    pub credentials: BTreeMap<String, String>,
+    pub credentials: BTreeMap<String, Spanned<String>>,
     #[serde(default)]
     pub params: toml::Table,
 }

@@ -26,7 +26,7 @@ fn nonsense_is_refused_with_line_key_and_what_would_be_valid() {
     for (text, says) in [
         (
             "[tenants.acme]\ncapp = 3",
-            "t.toml:2:1: tenants.acme.capp: unknown field `capp`, expected one of",
+            "t.toml:2:1: tenants.acme.capp: unknown key, did you mean cap? valid here: cap, labels,",
         ),
         (
             "[tenants.acme]\ncap = 'x'",
@@ -52,12 +52,18 @@ fn nonsense_is_refused_with_line_key_and_what_would_be_valid() {
             "unknown_tenants = 'maybe'",
             "unknown_tenants: must be `accept` or `reject`, got another word",
         ),
-        ("[defaults.providers.llm]\nprovider = ''", "provider must be a name"),
+        (
+            "[defaults.providers.llm]\nprovider = ''",
+            "t.toml:2:12: defaults.providers.llm.provider: must be a name",
+        ),
         (
             "[defaults.providers.llm]\nprovider = 'x'\nbase_url = 'ftp://x'",
-            "base_url must be an http",
+            "t.toml:3:12: defaults.providers.llm.base_url: must be an http",
         ),
-        ("[defaults.providers.llm]\nprovider = 'x'\ncredential = 'vault:a#b'", "unknown scheme"),
+        (
+            "[defaults.providers.llm]\nprovider = 'x'\ncredential = 'vault:a#b'",
+            "t.toml:3:14: defaults.providers.llm.credential: has an unknown scheme",
+        ),
         ("[defaults\n", "t.toml:1:"),
     ] {
         let said = parsed(text).unwrap_err();
@@ -69,6 +75,27 @@ fn nonsense_is_refused_with_line_key_and_what_would_be_valid() {
 fn all_wrong_values_are_shown_at_once() {
     let said = parsed("[tenants.a]\ncap = 0\n[tenants.b]\ncap = 0").unwrap_err();
     assert_eq!(said.lines().count(), 2, "{said}");
+    let said = parsed(
+        "unknown = 1\n[limits]\nmax_sesions = 5\nheartbeat = 'often'\n[tenants.a]\ncap = 'x'\n\
+         [tenants.a.providers.llm]\nmodel = 'm'\n[agents.b]\n[tenants.c]\ncap = 0\nzzz = 1",
+    )
+    .unwrap_err();
+    let keys: Vec<_> = said.lines().map(|line| line.split(": ").nth(1).unwrap()).collect();
+    assert_eq!(
+        keys,
+        [
+            "unknown",
+            "limits.max_sesions",
+            "limits.heartbeat",
+            "tenants.a.cap",
+            "tenants.a.providers.llm",
+            "agents.b",
+            "tenants.c.cap",
+            "tenants.c.zzz",
+        ],
+        "{said}"
+    );
+    assert!(said.contains("did you mean max_sessions?"), "{said}");
 }
 
 #[test]

@@ -92,7 +92,6 @@ pub fn config(
         );
         check.items.push(Diagnostic { line: 0, column: 0, key: String::new(), message });
     }
-    check.items.sort_by_key(|item| (item.line, item.column));
     (config, check.items)
 }
 
@@ -251,43 +250,37 @@ impl Check<'_> {
     }
 
     fn provider(&mut self, raw: raw::Provider, span: &Range<usize>) -> Provider {
-        if raw.provider.is_empty() || raw.provider.len() > 128 {
-            self.wrong(
-                span.clone(),
-                "provider must be a name of 1-128 bytes, for example \"openai\"",
-            );
+        if raw.provider.get_ref().is_empty() || raw.provider.get_ref().len() > 128 {
+            let place = raw.provider.span();
+            self.wrong(place, "must be a name of 1-128 bytes, for example \"openai\"");
         }
-        if !raw.base_url.is_empty()
-            && raw
-                .base_url
-                .parse::<http::Uri>()
-                .ok()
-                .and_then(|url| url.host().map(|_| ()))
-                .is_none()
-            || !(raw.base_url.is_empty() || raw.base_url.starts_with("http"))
+        if let Some(url) = &raw.base_url
+            && !is_http(url.get_ref())
         {
-            self.wrong(span.clone(), "base_url must be an http:// or https:// address");
+            let example = "\"https://api.example.com/v1\"";
+            let message = format!(
+                "must be an http:// or https:// address, for example {example}; leave it out for the provider's own"
+            );
+            self.wrong(url.span(), &message);
         }
         let mut credentials = BTreeMap::new();
         let single = raw.credential.into_iter().map(|text| ("api_key".to_owned(), text));
         for (name, text) in single.chain(raw.credentials) {
+            let span = text.span();
             if !is_name(&name) || credentials.len() >= MAX_NAMES {
                 self.wrong(
                     span.clone(),
                     "credentials must be at most 64 names of 1-64 characters of [A-Za-z0-9_.-]",
                 );
             }
-            match credential::parse(&text, self.folder) {
+            match credential::parse(text.get_ref(), self.folder) {
                 Ok(reference) => {
                     self.literals |= matches!(reference, CredentialRef::Literal(_));
                     if credentials.insert(name, reference).is_some() {
-                        self.wrong(
-                            span.clone(),
-                            "credential is the same as credentials.api_key; give one",
-                        );
+                        self.wrong(span, "credential is the same as credentials.api_key; give one");
                     }
                 }
-                Err(problem) => self.wrong(span.clone(), &format!("credential {problem}")),
+                Err(problem) => self.wrong(span, &problem),
             }
         }
         let params = match serde_json::to_value(&raw.params) {
@@ -298,9 +291,9 @@ impl Check<'_> {
             }
         };
         Provider {
-            provider: raw.provider,
+            provider: raw.provider.into_inner(),
             model: raw.model,
-            base_url: raw.base_url,
+            base_url: raw.base_url.map(Spanned::into_inner).unwrap_or_default(),
             credentials,
             params,
         }
@@ -393,6 +386,12 @@ impl Check<'_> {
                 64,
                 64 * 1024,
             )),
+            worker_reports_per_second: self.count(
+                raw.worker_reports_per_second.as_ref(),
+                base.worker_reports_per_second,
+                1,
+                10_000,
+            ),
             ended_remembered: size(self.count(
                 raw.ended_remembered.as_ref(),
                 of(base.ended_remembered),
@@ -410,8 +409,21 @@ impl Check<'_> {
                 second,
             ),
             heartbeat: self.span(raw.heartbeat.as_ref(), base.heartbeat, second),
+            metric_tenants: size(self.count(
+                raw.metric_tenants.as_ref(),
+                of(base.metric_tenants),
+                0,
+                100_000,
+            )),
         }
     }
+}
+
+fn is_http(url: &str) -> bool {
+    url.parse::<http::Uri>().is_ok_and(|url| {
+        matches!(url.scheme_str(), Some("http" | "https"))
+            && url.host().is_some_and(|host| !host.is_empty())
+    })
 }
 
 fn is_name(name: &str) -> bool {

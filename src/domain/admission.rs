@@ -11,6 +11,7 @@ use std::{
 
 use super::{
     breaker::{self, Breaker, Ticket},
+    budget::Budget,
     event::{Actor, Event, Kind, Subject},
     limits::TenantLimits,
     reject::{Reason, Rejection},
@@ -735,25 +736,4 @@ fn rearm(timers: &mut BTreeSet<(Timestamp, SessionId)>, lease: &mut Lease) {
     timers.remove(&(lease.timer, lease.session.id.clone()));
     lease.timer = lease.next_wake();
     timers.insert((lease.timer, lease.session.id.clone()));
-}
-
-/// A token bucket that holds one second's worth.
-#[derive(Debug, Default)]
-struct Budget {
-    left: f64,
-    filled: Option<Timestamp>,
-}
-
-impl Budget {
-    fn take(&mut self, per_second: u32, now: Timestamp) -> bool {
-        let full = f64::from(per_second);
-        let gained = self.filled.map_or(full, |at| now.since(at).as_secs_f64() * full);
-        self.left = (self.left + gained).min(full);
-        self.filled = Some(now);
-        let taken = self.left >= 1.0;
-        if taken {
-            self.left -= 1.0;
-        }
-        taken
-    }
 }

@@ -14,6 +14,7 @@
 
 pub mod admission;
 pub mod breaker;
+pub mod budget;
 pub mod event;
 pub mod event_log;
 pub mod limits;

@@ -6,13 +6,17 @@ use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Status, Streaming};
 
-use super::{convert, status::status};
+use super::{
+    convert,
+    status::{explained, status},
+};
 use crate::{
     app::{
         Caller, Sidecar,
         workers::{Link, NOTICES, Notice},
     },
     domain::{
+        budget::Budget,
         reject::Rejection,
         session::{SessionId, WorkerId},
     },
@@ -28,6 +32,7 @@ struct Attached {
     sidecar: Arc<Sidecar>,
     worker: WorkerId,
     link: Link,
+    reports: Budget,
 }
 
 /// Serves one stream in a task of its own, which ends with the stream, its
@@ -56,7 +61,7 @@ async fn serve(
 ) -> Result<(), Status> {
     let mut ended = sidecar.on_end();
     let first = tokio::select! {
-        first = asked.message() => first?,
+        first = asked.message() => first.map_err(explained)?,
         () = answers.closed() => None,
         () = over(&mut ended) => None,
     };
@@ -68,7 +73,7 @@ async fn serve(
     if let Some(drain) = sidecar.draining() {
         let _ = answers.send(Ok(notice_out(Notice::Draining { deadline: drain.deadline }))).await;
     }
-    let stream = Attached { sidecar, worker, link };
+    let mut stream = Attached { sidecar, worker, link, reports: Budget::default() };
     let result = stream.talk(first, &mut asked, &mut notices, answers).await;
     stream.sidecar.stream_closed(&stream.worker, stream.link).await;
     result
@@ -76,7 +81,7 @@ async fn serve(
 
 impl Attached {
     async fn talk(
-        &self,
+        &mut self,
         first: v1::KeepAliveRequest,
         asked: &mut Streaming<v1::KeepAliveRequest>,
         notices: &mut mpsc::Receiver<Notice>,
@@ -96,7 +101,7 @@ impl Attached {
                 }
             }
             tokio::select! {
-                request = asked.message() => match request? {
+                request = asked.message() => match request.map_err(explained)? {
                     Some(request) => next = Some(request),
                     None => return Ok(()),
                 },
@@ -115,7 +120,7 @@ impl Attached {
     }
 
     async fn hear(
-        &self,
+        &mut self,
         request: v1::KeepAliveRequest,
         is_first: bool,
     ) -> Result<Option<v1::KeepAliveResponse>, Rejection> {
@@ -133,7 +138,12 @@ impl Attached {
             convert::checked_duration("loop_blocked", request.loop_blocked)?.unwrap_or_default();
         if !blocked.is_zero() {
             let by = SessionId::parse_optional(&request.loop_blocked_session_id)?;
-            self.sidecar.slow(&self.worker, by.as_ref(), blocked).await;
+            // A loop that is always slow must not fill the log: the first ones of
+            // each second say it.
+            let per_second = self.sidecar.config().limits.worker_reports_per_second;
+            if self.reports.take(per_second, self.sidecar.now().mono) {
+                self.sidecar.slow(&self.worker, by.as_ref(), blocked).await;
+            }
         }
         if request.memory_bytes > 0 {
             self.sidecar.workers.note_memory(&self.worker, request.memory_bytes);

@@ -6,7 +6,10 @@ use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{caller, convert, keep_alive, status::status};
+use super::{
+    caller, convert, keep_alive,
+    status::{explained, status},
+};
 use crate::{
     app::{AcquireCall, Caller, Sidecar, ports::Publish},
     domain::{
@@ -150,7 +153,7 @@ impl SessionService for Sessions {
                 let answer = match batch {
                     Ok(Some(batch)) => publish(&sidecar, &caller, batch).await,
                     Ok(None) => break,
-                    Err(broken) => Err(broken),
+                    Err(broken) => Err(explained(broken)),
                 };
                 let ends = answer.is_err();
                 if answers.send(answer).await.is_err() || ends {

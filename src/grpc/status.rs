@@ -59,6 +59,43 @@ pub fn status(refused: Rejection) -> Status {
     Status::with_error_details(code(refused.reason), refused.message, details)
 }
 
+/// Refusals that the transport makes by itself (a message over the bound, bytes
+/// that are no such message) as `INVALID_FIELD` of the whole message; any other
+/// status as it is. The texts are tonic's, for which it has no type.
+#[must_use]
+pub fn explained(said: Status) -> Status {
+    let message = said.message();
+    let problem = if said.code() == Code::OutOfRange && message.contains("message length too large")
+    {
+        let figures: Vec<&str> =
+            message.split(|c: char| !c.is_ascii_digit()).filter(|word| !word.is_empty()).collect();
+        match figures.as_slice() {
+            [got, max, ..] => {
+                format!("must be at most {max} bytes (limits.message_bytes), got {got}")
+            }
+            _ => "is larger than limits.message_bytes".to_owned(),
+        }
+    } else if said.code() == Code::Internal && message.contains("failed to decode Protobuf") {
+        "is not a protobuf message of the type that this method takes".to_owned()
+    } else {
+        return said;
+    };
+    status(Rejection::field("message", problem))
+}
+
+/// As [`explained`], for answers that never reached a service of ours.
+#[must_use]
+pub fn explain<B>(answer: http::Response<B>) -> http::Response<B> {
+    let Some(said) = Status::from_header_map(answer.headers()) else { return answer };
+    if said.code() == Code::Ok || !said.details().is_empty() {
+        return answer;
+    }
+    let (mut parts, body) = answer.into_parts();
+    // On failure the headers stay as they are: the bare status is still right.
+    let _ = explained(said).add_header(&mut parts.headers);
+    http::Response::from_parts(parts, body)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

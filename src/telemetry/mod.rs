@@ -1,41 +1,20 @@
-//! Logs. Each event of the log is one line, written by a reader of the log, so
-//! that a slow terminal never holds an acquire up.
+//! What operators see from outside: log lines and metrics. Both are made from
+//! the event log by a reader of its own, so that a slow terminal or collector
+//! never holds an acquire up.
 
-use std::{io::IsTerminal as _, sync::Arc};
+pub mod logs;
+pub mod metrics;
+pub mod names;
 
-use tracing_subscriber::EnvFilter;
+use std::sync::Arc;
 
-use crate::{
-    app::Sidecar,
-    domain::event::{Event, Kind},
-};
+use self::metrics::Metrics;
+use crate::app::Sidecar;
 
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum LogFormat {
-    /// Human on a terminal, JSON otherwise.
-    Auto,
-    /// For people.
-    Human,
-    /// One JSON object a line.
-    Json,
-}
-
-/// Installs the subscriber: stderr, filtered by `TENANTD_LOG` (default "info").
-pub fn install(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("TENANTD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let json = match format {
-        LogFormat::Auto => !std::io::stderr().is_terminal(),
-        LogFormat::Human => false,
-        LogFormat::Json => true,
-    };
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // A second install (tests in one process) keeps the first.
-    let _ = if json { lines.json().flatten_event(true).try_init() } else { lines.try_init() };
-}
-
-/// Writes events to the log until the sidecar ends.
-pub async fn log_events(sidecar: Arc<Sidecar>) {
+/// Tells events to the logs and the metrics until the sidecar ends.
+pub async fn follow(sidecar: Arc<Sidecar>) {
+    let meter = opentelemetry::global::meter(names::SCOPE);
+    let mut metrics = Metrics::new(&meter, sidecar.config().limits.metric_tenants);
     let mut head = sidecar.events.subscribe();
     let mut place = 0;
     loop {
@@ -46,46 +25,24 @@ pub async fn log_events(sidecar: Arc<Sidecar>) {
                 }
             }
             Ok(entries) => {
+                let config = sidecar.config();
                 for entry in entries {
                     place = entry.sequence;
-                    log(&entry.event, entry.sequence);
+                    logs::log(&entry.event, entry.sequence);
+                    let tenant = entry.event.subject.tenant.as_ref();
+                    let configured = tenant.is_some_and(|t| config.tenants.contains_key(t));
+                    metrics.record(&entry.event, configured);
                 }
             }
             Err(gap) => {
                 tracing::warn!(
                     from = gap.from,
                     to = gap.to,
-                    "events were logged too slowly; some are missing here"
+                    "events were told too slowly; some are missing in the logs and metrics"
                 );
+                metrics.missed(gap.to + 1 - gap.from);
                 place = gap.to;
             }
         }
-    }
-}
-
-fn log(event: &Event, sequence: u64) {
-    let tenant = event.subject.tenant.as_ref().map_or("", |t| t.as_str());
-    let session_id = event.subject.session.as_ref().map_or("", |s| s.as_str());
-    let agent_name = event.subject.agent.as_ref().map_or("", |a| a.as_str());
-    let worker = event.subject.worker.as_ref().map_or("", |w| w.as_str());
-    macro_rules! line {
-        ($level:ident $(, $field:ident = $value:expr)*) => {
-            tracing::$level!(sequence, tenant, session_id, agent_name, worker, $($field = $value,)* "{}", event.kind.name())
-        };
-    }
-    match &event.kind {
-        Kind::SessionRejected(refused) => {
-            line!(info, reason = refused.reason.name(), detail = refused.message.as_str());
-        }
-        Kind::SessionEnded { outcome, cause, .. } => {
-            line!(info, outcome = outcome.name(), cause = cause.name());
-        }
-        Kind::Reloaded { error: Some(error), .. } => line!(error, detail = error.as_str()),
-        Kind::ConfigFailed { message } => line!(warn, detail = message.as_str()),
-        Kind::BreakerOpened { .. } | Kind::WorkerLost { .. } | Kind::WorkerSlow { .. } => {
-            line!(warn)
-        }
-        Kind::AgentEvent { name, .. } => line!(debug, name = name.as_str()),
-        _ => line!(info),
     }
 }

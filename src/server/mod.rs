@@ -1,9 +1,12 @@
 //! Puts the parts together: binds, serves, drains, ends.
 
+mod accept;
+mod reload;
+mod socket;
+
 use std::{
-    fs, io,
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
-    path::{Path, PathBuf},
+    fs,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -15,16 +18,18 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
+use tower::util::MapResponseLayer;
 
 use crate::{
     app::{Sidecar, events::EventHub, ports::Clock},
     config::Config,
     domain::time::{Now, Timestamp},
-    grpc::{admin_service::Admin, session_service::Sessions, watch_service::Watches},
+    grpc::{
+        admin_service::Admin, session_service::Sessions, status::explain, watch_service::Watches,
+    },
     source::file::FileSource,
     store::memory::MemoryStore,
     telemetry,
-    transport::{io::Connection, peer::Peer},
     wire::{
         FILE_DESCRIPTOR_SET,
         v1::{
@@ -79,7 +84,7 @@ pub struct Listeners {
 /// What could not be bound, and what to do.
 pub async fn bind(config: Config, listeners: Listeners) -> anyhow::Result<Bound> {
     let unix = match listeners.unix {
-        Some(path) => Some((bind_unix(&path).await?, path)),
+        Some(path) => Some((socket::bind(&path).await?, path)),
         None => None,
     };
     let tcp = match listeners.tcp {
@@ -102,48 +107,6 @@ pub async fn bind(config: Config, listeners: Listeners) -> anyhow::Result<Bound>
     let clock = Arc::new(SystemClock(Instant::now()));
     let sidecar = Arc::new(Sidecar::new(config, store, source, clock, events));
     Ok(Bound { sidecar, unix, tcp, config_path })
-}
-
-async fn bind_unix(path: &Path) -> anyhow::Result<UnixListener> {
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    if !folder.exists() {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    }
-    private_folder(folder)?;
-    if path.exists() {
-        // A socket that answers is another sidecar's; one that does not is left
-        // over from a crash.
-        if tokio::net::UnixStream::connect(path).await.is_ok() {
-            anyhow::bail!(
-                "another process serves {}; stop it, or give another --listen unix:PATH",
-                path.display()
-            );
-        }
-        let is_socket =
-            std::os::unix::fs::FileTypeExt::is_socket(&fs::symlink_metadata(path)?.file_type());
-        anyhow::ensure!(is_socket, "{} is there and is no socket", path.display());
-        fs::remove_file(path)?;
-    }
-    let listener = UnixListener::bind(path)
-        .map_err(|error| anyhow::anyhow!("cannot listen on {}: {error}", path.display()))?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
-}
-
-/// The folder must not let another user put a socket of his own in our place.
-fn private_folder(folder: &Path) -> anyhow::Result<()> {
-    let meta = fs::metadata(folder)?;
-    let own = rustix::process::getuid().as_raw();
-    let trusted = meta.uid() == own || meta.uid() == 0;
-    let writable = meta.mode() & 0o022 != 0 && meta.mode() & 0o1000 == 0;
-    anyhow::ensure!(
-        trusted && !writable,
-        "{} belongs to or can be written by another user (uid {}, mode {:o}); remove it, or give another --listen unix:PATH",
-        folder.display(),
-        meta.uid(),
-        meta.mode() & 0o7777,
-    );
-    Ok(())
 }
 
 impl Bound {
@@ -170,7 +133,7 @@ impl Bound {
         let (closed, closings) = mpsc::unbounded_channel();
         let places = Arc::new(Semaphore::new(limits.max_connections));
         let mut tasks = JoinSet::new();
-        let accept = Accept { sidecar: Arc::clone(&sidecar), connections, closed, places };
+        let accept = accept::Accept { sidecar: Arc::clone(&sidecar), connections, closed, places };
         if let Some((listener, _)) = unix {
             tasks.spawn(accept.clone().unix(listener));
         }
@@ -178,16 +141,17 @@ impl Bound {
             tasks.spawn(accept.clone().tcp(listener));
         }
         drop(accept);
-        tasks.spawn(bury(Arc::clone(&sidecar), closings));
+        tasks.spawn(accept::bury(Arc::clone(&sidecar), closings));
         tasks.spawn(pass_time(Arc::clone(&sidecar)));
-        tasks.spawn(telemetry::log_events(Arc::clone(&sidecar)));
+        tasks.spawn(telemetry::follow(Arc::clone(&sidecar)));
         if let Some(path) = config_path {
-            tasks.spawn(reload_on_change(Arc::clone(&sidecar), path));
+            tasks.spawn(reload::on_change(Arc::clone(&sidecar), path));
         }
         let (health, health_service) = tonic_health::server::health_reporter();
         let max = limits.message_bytes;
         let mut ended = sidecar.on_end();
         let serving = router(&limits)
+            .layer(MapResponseLayer::new(explain))
             .add_service(health_service)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
@@ -277,102 +241,11 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }
 
-#[derive(Clone)]
-struct Accept {
-    sidecar: Arc<Sidecar>,
-    connections: mpsc::Sender<io::Result<Connection>>,
-    closed: mpsc::UnboundedSender<u64>,
-    places: Arc<Semaphore>,
-}
-
-impl Accept {
-    async fn unix(self, listener: UnixListener) {
-        let own = rustix::process::getuid().as_raw();
-        loop {
-            let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
-            let Some((socket, _)) = accepted(listener.accept().await).await else { continue };
-            let uid = socket.peer_cred().ok().map(|cred| cred.uid());
-            let peer = Peer::unix(self.sidecar.new_connection(), uid, own);
-            let connection = Connection::unix(socket, peer, self.closed.clone(), place);
-            if self.connections.send(Ok(connection)).await.is_err() {
-                return;
-            }
-        }
-    }
-
-    async fn tcp(self, listener: TcpListener) {
-        loop {
-            let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
-            let Some((socket, address)) = accepted(listener.accept().await).await else { continue };
-            let _ = socket.set_nodelay(true);
-            let peer = Peer::tcp(self.sidecar.new_connection(), address);
-            let connection = Connection::tcp(socket, peer, self.closed.clone(), place);
-            if self.connections.send(Ok(connection)).await.is_err() {
-                return;
-            }
-        }
-    }
-}
-
-/// A failed accept is the machine's trouble (no file descriptors left): it is
-/// said, and tried again a little later instead of in a hot loop.
-async fn accepted<T>(accepted: io::Result<T>) -> Option<T> {
-    match accepted {
-        Ok(accepted) => Some(accepted),
-        Err(error) => {
-            tracing::warn!(%error, "a connection could not be accepted");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            None
-        }
-    }
-}
-
-async fn bury(sidecar: Arc<Sidecar>, mut closings: mpsc::UnboundedReceiver<u64>) {
-    while let Some(connection) = closings.recv().await {
-        sidecar.connection_closed(connection).await;
-    }
-}
-
 async fn pass_time(sidecar: Arc<Sidecar>) {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
         sidecar.tick().await;
-    }
-}
-
-/// Reloads when the file becomes another one: edited, renamed over, or behind a
-/// swapped symlink, as Kubernetes mounts do.
-async fn reload_on_change(sidecar: Arc<Sidecar>, path: PathBuf) {
-    use notify::Watcher as _;
-    let (rang, mut bell) = mpsc::channel(1);
-    let watcher = notify::recommended_watcher(move |_| {
-        let _ = rang.try_send(());
-    });
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let watching = watcher.and_then(|mut watcher| {
-        watcher.watch(folder, notify::RecursiveMode::NonRecursive)?;
-        Ok(watcher)
-    });
-    let _watcher = match watching {
-        Ok(watcher) => watcher,
-        Err(error) => {
-            tracing::warn!(%error, "the config file is not watched; use SIGHUP or `tenantd reload`");
-            return;
-        }
-    };
-    let identity = |path: &Path| {
-        fs::metadata(path).ok().map(|m| (m.ino(), m.len(), m.mtime(), m.mtime_nsec()))
-    };
-    let mut seen = identity(&path);
-    while bell.recv().await.is_some() {
-        // Editors write in several steps: wait until it is quiet.
-        while tokio::time::timeout(Duration::from_millis(100), bell.recv()).await.is_ok() {}
-        let present = identity(&path);
-        if present != seen && present.is_some() {
-            seen = present;
-            let _ = sidecar.reload(None).await;
-        }
     }
 }

@@ -1,0 +1,41 @@
+//! `tenantd healthcheck`: for probes that cannot speak gRPC over a unix socket.
+
+use std::{io::Write as _, time::Duration};
+
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+use super::client;
+use crate::address::Address;
+
+/// Longest wait for the answer: below the second that Kubernetes gives a probe.
+const TIMEOUT: Duration = Duration::from_millis(800);
+
+/// Asks whether the sidecar takes sessions, and tells by the exit code
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  tenantd healthcheck\n  tenantd healthcheck --address unix:/run/tenantd/tenantd.sock\n\nExit code 0 when it serves, 1 when it drains or does not answer in 800 ms, 69 when nobody listens."
+)]
+pub struct Args {}
+
+/// Runs it.
+///
+/// # Errors
+/// Not serving, or not reachable.
+pub async fn run(address: Address, _args: Args) -> anyhow::Result<()> {
+    let mut health = HealthClient::new(client::connect(&address).await?);
+    let asked = health.check(HealthCheckRequest::default());
+    let answer = tokio::time::timeout(TIMEOUT, asked)
+        .await
+        .map_err(|_| anyhow::anyhow!("the sidecar at {address} did not answer in {TIMEOUT:?}"))?
+        .map_err(|status| client::refused(&status))?
+        .into_inner();
+    anyhow::ensure!(
+        answer.status() == ServingStatus::Serving,
+        "the sidecar at {address} takes no new sessions: {}",
+        answer.status().as_str_name()
+    );
+    writeln!(std::io::stdout().lock(), "serving")?;
+    Ok(())
+}

@@ -1,0 +1,103 @@
+//! The docs say what the program does.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::{fs, path::Path};
+
+fn doc(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name)).unwrap()
+}
+
+/// The keys that a table of the config file takes, from its own error.
+fn keys_of(table: &str) -> Vec<String> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.toml");
+    let header = if table.is_empty() { String::new() } else { format!("[{table}]\n") };
+    fs::write(&path, format!("{header}no_such_key = 1\n")).unwrap();
+    let said = tenantd::config::load(&path).unwrap_err().to_string();
+    let line = said.lines().find(|line| line.contains("no_such_key")).unwrap();
+    let (_, keys) = line.split_once("valid here: ").unwrap();
+    keys.split(", ").map(str::to_owned).collect()
+}
+
+#[test]
+fn every_key_of_the_config_file_is_documented() {
+    let text = doc("config.md");
+    let tables = [
+        "",
+        "listen",
+        "lease",
+        "limits",
+        "drain",
+        "defaults",
+        "defaults.breaker",
+        "defaults.providers.llm",
+        "tenants.a",
+        "agents.a",
+    ];
+    let mut seen = 0;
+    for table in tables {
+        for key in keys_of(table) {
+            seen += 1;
+            let named = [
+                format!("`{key}`"),
+                format!(".{key}`"),
+                format!("`{key}."),
+                format!("[{key}]"),
+                format!("`{key} ="),
+                format!("[{key}."),
+            ];
+            let documented = named.iter().any(|name| text.contains(name.as_str()));
+            assert!(documented, "docs/config.md does not name {key} of [{table}]");
+        }
+    }
+    assert!(seen > 40, "the keys were not found");
+}
+
+#[test]
+fn every_default_bound_is_documented_as_it_is() {
+    let text = doc("config.md");
+    let limits = format!("{:?}", tenantd::config::Limits::default());
+    let fields = limits.trim_start_matches("Limits { ").trim_end_matches(" }");
+    for field in fields.split(", ") {
+        let (name, default) = field.split_once(": ").unwrap();
+        let row = text.lines().find(|line| line.contains(&format!("`{name}`")));
+        let row = row.unwrap_or_else(|| panic!("docs/config.md does not name {name}"));
+        let written = default.parse::<u64>().map_or_else(
+            |_| {
+                let spoken = humantime::parse_duration(default).unwrap();
+                humantime::format_duration(spoken).to_string()
+            },
+            |number| number.to_string(),
+        );
+        assert!(row.contains(&written), "the default of {name} is {written}: {row}");
+    }
+}
+
+#[test]
+fn every_reason_is_documented_with_its_code_and_disposition() {
+    let text = doc("reasons.md");
+    let contract = include_str!("contract/reasons.json");
+    let contract: Vec<serde_json::Value> = serde_json::from_str(contract).unwrap();
+    for reason in contract {
+        let name = reason["reason"].as_str().unwrap();
+        let section = text.split("\n## ").find(|section| section.starts_with(&format!("{name}\n")));
+        let row = section.unwrap_or_else(|| panic!("docs/reasons.md does not name {name}"));
+        for field in ["code", "disposition"] {
+            let said = reason[field].as_str().unwrap();
+            assert!(row.contains(said), "{name} has {field} {said}: {row}");
+        }
+    }
+}
+
+#[test]
+fn every_metric_is_documented() {
+    let text = doc("metrics.md");
+    let names = include_str!("../src/telemetry/names.rs");
+    let values = names
+        .lines()
+        .filter(|line| line.starts_with("pub const "))
+        .map(|line| line.split('"').nth(1).unwrap());
+    for name in values {
+        assert!(text.contains(&format!("`{name}`")), "docs/metrics.md does not name {name}");
+    }
+}
