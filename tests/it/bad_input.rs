@@ -51,6 +51,18 @@ async fn an_oversized_message_is_refused_and_the_connection_goes_on() {
     let huge = v1::AcquireSessionRequest { job_metadata: "x".repeat(2 << 20), ..acquire("s", "a") };
     let refused = sessions.acquire_session(huge).await.unwrap_err();
     assert!(refused.message().contains("1048576"), "the bound is named: {refused}");
+    assert_eq!(reason(&refused), "INVALID_FIELD");
+    assert_eq!(
+        refused.get_error_details().bad_request().unwrap().field_violations[0].field,
+        "message"
+    );
+    // On a stream as well.
+    let huge = v1::PublishEventsRequest {
+        events: vec![v1::PublishedEvent { session_id: "x".repeat(2 << 20), event: None }],
+    };
+    let mut answers =
+        sessions.publish_events(tokio_stream::iter([huge])).await.unwrap().into_inner();
+    assert_eq!(reason(&answers.message().await.unwrap_err()), "INVALID_FIELD");
     sessions.acquire_session(acquire("s", "a")).await.unwrap();
     running.stop().await;
 }

@@ -1,9 +1,12 @@
 //! The sidecar over a real socket, called through generated stubs.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod admission;
 mod bad_input;
 mod drain;
 mod leases;
+mod publish;
+mod redaction;
 mod reload;
 mod support;
 mod watch;

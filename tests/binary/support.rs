@@ -1,0 +1,176 @@
+//! One process a test, on a private socket, killed at its end.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::{Arc, Mutex, mpsc},
+    time::{Duration, Instant},
+};
+
+use hyper_util::rt::TokioIo;
+use tenantd::wire::v1;
+use tonic::transport::{Channel, Endpoint};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub struct Running {
+    pub child: Child,
+    pub dir: tempfile::TempDir,
+    /// All that it said on stderr so far.
+    said: Arc<Mutex<String>>,
+}
+
+#[derive(Default)]
+pub struct Start<'a> {
+    pub config: &'a str,
+    pub listen: &'a [&'a str],
+    pub env: &'a [(&'a str, &'a str)],
+}
+
+pub fn private(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    fs::write(&new, text).unwrap();
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::rename(new, path).unwrap();
+}
+
+impl Start<'_> {
+    /// Runs it and waits until it says that it is ready.
+    pub fn run(self) -> Running {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("tenantd.toml");
+        private(&config, self.config);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tenantd"));
+        command.arg("serve").arg("--config").arg(&config).arg("--listen");
+        command.arg(format!("unix:{}", dir.path().join("s.sock").display()));
+        for listen in self.listen {
+            command.arg("--listen").arg(listen);
+        }
+        command.envs(self.env.iter().copied()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let (ready, is_ready) = mpsc::channel();
+        let said = Arc::new(Mutex::new(String::new()));
+        let mut lines = BufReader::new(child.stderr.take().unwrap());
+        let heard = Arc::clone(&said);
+        std::thread::spawn(move || {
+            let mut line = String::new();
+            while lines.read_line(&mut line).is_ok_and(|bytes| bytes > 0) {
+                heard.lock().unwrap().push_str(&line);
+                if line.contains("try it") {
+                    let _ = ready.send(());
+                }
+                line.clear();
+            }
+            let _ = lines.read_to_string(&mut line);
+        });
+        let running = Running { child, dir, said };
+        assert!(is_ready.recv_timeout(PATIENCE).is_ok(), "not ready: {}", running.said());
+        running
+    }
+}
+
+impl Running {
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("s.sock")
+    }
+
+    pub fn address(&self) -> String {
+        format!("unix:{}", self.socket().display())
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.dir.path().join("tenantd.toml")
+    }
+
+    pub fn said(&self) -> String {
+        self.said.lock().unwrap().clone()
+    }
+
+    /// One command line call to it.
+    pub fn call(&self, arguments: &[&str]) -> Output {
+        call(&self.address(), arguments)
+    }
+
+    pub async fn channel(&self) -> Channel {
+        let path = self.socket();
+        let connector = tower::service_fn(move |_| {
+            let path = path.clone();
+            async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
+        });
+        Endpoint::from_static("http://localhost")
+            .initial_stream_window_size(65_535)
+            .connect_with_connector(connector)
+            .await
+            .unwrap()
+    }
+
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
+    /// Its exit code; none when a signal ended it.
+    pub fn ends(&mut self) -> Option<i32> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(Instant::now() < deadline, "still runs: {}", self.said());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub fn call(address: &str, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_tenantd"))
+        .args(arguments)
+        .env("TENANTD_ADDRESS", address)
+        .output()
+        .unwrap()
+}
+
+pub fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+pub fn acquire(id: &str, tenant: &str) -> v1::AcquireSessionRequest {
+    v1::AcquireSessionRequest {
+        session_id: id.to_owned(),
+        tenant: tenant.to_owned(),
+        activate: true,
+        ..Default::default()
+    }
+}
+
+pub fn release(id: &str) -> v1::ReleaseSessionRequest {
+    v1::ReleaseSessionRequest {
+        session_id: id.to_owned(),
+        outcome: v1::Outcome::Success.into(),
+        failure: None,
+    }
+}
+
+/// Says aloud that a test could not be made here.
+pub fn skipped(why: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
+}
+
+/// Waits until a condition holds.
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "gave up waiting for: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
