@@ -1,5 +1,5 @@
 # Everything a newcomer needs: `make demo` and `make test`.
-.PHONY: demo test build lint gen rust-test python-test node-test setup
+.PHONY: demo test build lint gen fuzz rust-test python-test node-test setup
 
 build:
 	cargo build --locked
@@ -34,3 +34,9 @@ lint:
 gen:
 	scripts/gen-node.sh
 	scripts/gen-python.sh
+
+# Fuzzes what reads bytes from outside before HTTP/2 does; not part of `make test`.
+# FUZZ_SECONDS is how long.
+FUZZ_SECONDS ?= 60
+fuzz:
+	scripts/fuzz.sh authority $(FUZZ_SECONDS)

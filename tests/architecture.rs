@@ -5,7 +5,7 @@
 use std::{fs, path::Path};
 
 /// Module, the `crate::` modules that it may name, and what it must not name.
-const RULES: [(&str, &[&str], &[&str]); 7] = [
+const RULES: [(&str, &[&str], &[&str]); 10] = [
     (
         "domain",
         &["domain"],
@@ -30,6 +30,25 @@ const RULES: [(&str, &[&str], &[&str]); 7] = [
     ("source", &["source", "app", "config", "domain"], &["tonic", "prost", "dashmap"]),
     ("transport", &["transport", "app"], &["prost", "dashmap"]),
     ("grpc", &["grpc", "app", "domain", "transport", "wire"], &["std::fs", "dashmap"]),
+    ("telemetry", &["telemetry", "app", "domain"], &["tonic", "prost", "dashmap", "std::fs"]),
+    (
+        "server",
+        &[
+            "server",
+            "app",
+            "config",
+            "domain",
+            "grpc",
+            "source",
+            "store",
+            "telemetry",
+            "transport",
+            "wire",
+        ],
+        &["prost", "dashmap"],
+    ),
+    // A client of the sidecar like any other, but for `serve`, `check` and `demo`.
+    ("cli", &["cli", "address", "app", "config", "server", "telemetry", "wire"], &["dashmap"]),
 ];
 
 fn sources(folder: &Path, found: &mut Vec<(String, String)>) {
@@ -104,6 +123,23 @@ fn only_one_file_names_status_codes() {
         .filter(|(_, code)| code.contains("Code::") || code.contains("Status::new"))
         .map(|(path, _)| path)
         .filter(|path| !path.ends_with("grpc/status.rs") && !path.contains("/cli/"))
+        .collect();
+    assert!(named.is_empty(), "{named:?}");
+}
+
+#[test]
+fn only_one_file_names_metrics() {
+    let mut files = Vec::new();
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+    let named: Vec<_> = files
+        .iter()
+        .filter(|(path, _)| !path.ends_with("telemetry/names.rs"))
+        .filter(|(_, code)| {
+            ["session", "breaker", "config.", "worker", "metrics"]
+                .iter()
+                .any(|group| code.contains(&format!("\"tenantd.{group}")))
+        })
+        .map(|(path, _)| path)
         .collect();
     assert!(named.is_empty(), "{named:?}");
 }

@@ -143,7 +143,8 @@ pub async fn run(address: Address, command: Command) -> anyhow::Result<()> {
     let mut watch = WatchServiceClient::new(channel.clone()).max_decoding_message_size(64 << 20);
     let mut admin = AdminServiceClient::new(channel);
     let said = |status: tonic::Status| client::refused(&status);
-    let wire = |of: std::time::Duration| crate::grpc::convert::duration(of);
+    // A flag's span is far below what does not fit.
+    let wire = |of: std::time::Duration| prost_types::Duration::try_from(of).unwrap_or_default();
     match command {
         Command::Snapshot(output) => {
             let snapshot = watch.get_snapshot(v1::GetSnapshotRequest {}).await.map_err(said)?;
@@ -340,6 +341,7 @@ fn snapshot_json(of: &v1::GetSnapshotResponse) -> Value {
         "total_session_failures": of.total_session_failures,
         "total_rejections": of.total_rejections,
         "workers": of.workers,
+        "memory_bytes_by_worker": of.memory_bytes_by_worker,
         "watchers": of.watchers,
         "tenants_in_memory": of.tenants_in_memory,
         "config_path": config.path,

@@ -102,3 +102,38 @@ async fn a_revoked_session_is_told_to_its_worker() {
     assert_eq!(ends(&running), [EndCause::Revoked]);
     running.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_worker_reports_shows_bounded_and_tagged() {
+    let running = start("[limits]\nworker_reports_per_second = 5\n").await;
+    running.sessions().await.acquire_session(acquire("s", "acme")).await.unwrap();
+    let (asks, _answers) = stream(&running, "s").await;
+    for _ in 0..50 {
+        let report = v1::KeepAliveRequest {
+            loop_blocked: Some(prost_types::Duration { seconds: 0, nanos: 80_000_000 }),
+            loop_blocked_session_id: "s".to_owned(),
+            memory_bytes: 12_345,
+            ..Default::default()
+        };
+        asks.send(report).await.unwrap();
+    }
+    let mut watches = running.watches().await;
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+    loop {
+        let snapshot = watches.get_snapshot(v1::GetSnapshotRequest {}).await.unwrap().into_inner();
+        if snapshot.memory_bytes_by_worker.get("w") == Some(&12_345) {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline);
+    }
+    let slow = || {
+        let entries = running.sidecar.events.after(0).unwrap();
+        let slow = entries.iter().filter(|e| matches!(e.event.kind, Kind::WorkerSlow { .. }));
+        slow.map(|e| e.event.subject.tenant.as_ref().unwrap().to_string()).collect::<Vec<_>>()
+    };
+    eventually("a report", || async { !slow().is_empty() }).await;
+    assert!(slow().iter().all(|tenant| tenant == "acme"));
+    // A slow machine may let a part of the next second's through.
+    assert!(slow().len() < 20, "{}", slow().len());
+    running.stop().await;
+}

@@ -284,6 +284,26 @@ class GetSnapshotResponse(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class MemoryBytesByWorkerEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     VERSION_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
@@ -301,6 +321,7 @@ class GetSnapshotResponse(_message.Message):
     WATCHERS_FIELD_NUMBER: _builtins.int
     TENANTS_IN_MEMORY_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_BY_WORKER_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version of the sidecar."""
     draining: _builtins.bool
@@ -349,6 +370,10 @@ class GetSnapshotResponse(_message.Message):
     def config(self) -> Global___ConfigStatus:
         """The config file and its last reload."""
 
+    @_builtins.property
+    def memory_bytes_by_worker(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Resident memory in bytes by worker, for those that report it over KeepAlive."""
+
     def __init__(
         self,
         *,
@@ -369,10 +394,11 @@ class GetSnapshotResponse(_message.Message):
         watchers: _builtins.int = ...,
         tenants_in_memory: _builtins.int = ...,
         config: Global___ConfigStatus | None = ...,
+        memory_bytes_by_worker: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "cursor", b"cursor", "start_time", b"start_time", "uptime", b"uptime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_sessions", b"active_sessions", "config", b"config", "cursor", b"cursor", "draining", b"draining", "machine_cap", b"machine_cap", "pending_sessions", b"pending_sessions", "sessions_by_agent", b"sessions_by_agent", "sessions_by_tenant", b"sessions_by_tenant", "start_time", b"start_time", "tenants_in_memory", b"tenants_in_memory", "total_rejections", b"total_rejections", "total_session_failures", b"total_session_failures", "total_sessions_started", b"total_sessions_started", "uptime", b"uptime", "version", b"version", "watchers", b"watchers", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_sessions", b"active_sessions", "config", b"config", "cursor", b"cursor", "draining", b"draining", "machine_cap", b"machine_cap", "memory_bytes_by_worker", b"memory_bytes_by_worker", "pending_sessions", b"pending_sessions", "sessions_by_agent", b"sessions_by_agent", "sessions_by_tenant", b"sessions_by_tenant", "start_time", b"start_time", "tenants_in_memory", b"tenants_in_memory", "total_rejections", b"total_rejections", "total_session_failures", b"total_session_failures", "total_sessions_started", b"total_sessions_started", "uptime", b"uptime", "version", b"version", "watchers", b"watchers", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
