@@ -2,9 +2,7 @@
 
 mod credential;
 pub mod diagnostic;
-pub mod entry;
 mod raw;
-pub mod source;
 mod valid;
 
 use std::{
@@ -14,18 +12,11 @@ use std::{
     net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 pub use self::diagnostic::{Diagnostic, Diagnostics};
-use self::{
-    entry::{Base, Entry},
-    source::SourceConfig,
-};
 use crate::domain::{
     limits::{TenantLimits, Terms},
     provider::TenantConfig,
@@ -124,14 +115,6 @@ pub struct Config {
     pub tenants: BTreeMap<TenantId, Arc<TenantConfig>>,
     /// What tenants without one run on.
     pub defaults: Arc<TenantConfig>,
-    /// What entries from other sources are laid over.
-    pub base: Arc<Base>,
-    /// The file's entries as written; empty without other sources.
-    pub entries: BTreeMap<TenantId, Arc<Entry>>,
-    /// Other sources, asked in this order after the file.
-    pub sources: Vec<SourceConfig>,
-    /// Later loads have higher ones.
-    pub generation: u64,
 }
 
 impl Config {
@@ -154,14 +137,6 @@ impl Config {
             drain_timeout: Duration::from_secs(30),
             agents: BTreeMap::new(),
             tenants: BTreeMap::new(),
-            base: Arc::new(Base {
-                folder: PathBuf::new(),
-                defaults: defaults.clone(),
-                slots: BTreeMap::new(),
-            }),
-            entries: BTreeMap::new(),
-            sources: Vec::new(),
-            generation: next_generation(),
             defaults: Arc::new(defaults),
         }
     }
@@ -185,7 +160,6 @@ impl Config {
             known: config.known,
             limits: config.limits,
             version: config.version.clone(),
-            generation: self.generation,
         })
     }
 }
@@ -257,7 +231,6 @@ pub fn diff(old: &Config, new: &Config) -> Changes {
     let fixed = [
         ("listen.unix", old.listen.unix != new.listen.unix),
         ("listen.tcp", old.listen.tcp != new.listen.tcp),
-        ("sources", old.sources != new.sources),
         ("limits.max_connections", was.max_connections != is.max_connections),
         ("limits.max_streams", was.max_streams != is.max_streams),
         ("limits.message_bytes", was.message_bytes != is.message_bytes),
@@ -277,13 +250,6 @@ pub fn diff(old: &Config, new: &Config) -> Changes {
             .map(|(name, _)| name.to_owned())
             .collect(),
     }
-}
-
-/// A number that no config had before: tells the older of two apart.
-#[must_use]
-pub fn next_generation() -> u64 {
-    static LAST: AtomicU64 = AtomicU64::new(0);
-    LAST.fetch_add(1, Ordering::AcqRel) + 1
 }
 
 /// Hashed under a key of this process: the version is told to agents and

@@ -6,8 +6,6 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Deserialize, Deserializer, de};
 use toml::Spanned;
 
-use crate::domain::provider::Secret;
-
 /// "30s", "5m", "1h 30m".
 #[derive(Debug, Clone, Copy)]
 pub struct Span(pub Duration);
@@ -21,7 +19,7 @@ impl<'de> Deserialize<'de> for Span {
     }
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct File {
     pub unknown_tenants: Option<UnknownTenants>,
@@ -29,7 +27,6 @@ pub struct File {
     pub lease: Lease,
     pub limits: Limits,
     pub drain: Drain,
-    pub sources: Vec<Source>,
     pub defaults: Defaults,
     pub tenants: BTreeMap<Spanned<String>, Tenant>,
     pub agents: BTreeMap<Spanned<String>, Agent>,
@@ -42,14 +39,14 @@ pub enum UnknownTenants {
     Reject,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Listen {
     pub unix: Option<Spanned<String>>,
     pub tcp: Option<Spanned<String>>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Lease {
     pub pending: Option<Spanned<Span>>,
@@ -59,7 +56,7 @@ pub struct Lease {
     pub grace: Option<Spanned<Span>>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     pub max_sessions: Option<Spanned<u32>>,
@@ -83,46 +80,13 @@ pub struct Limits {
     pub metric_tenants: Option<Spanned<u32>>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Drain {
     pub timeout: Option<Spanned<Span>>,
 }
 
-/// A place that tenants' entries come from beside this file. Which keys go with
-/// which kind is checked by the parent module.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Source {
-    pub kind: Spanned<SourceKind>,
-    pub name: Option<Spanned<String>>,
-    pub url: Spanned<Credential>,
-    pub query: Option<Spanned<String>>,
-    pub poll: Option<Spanned<Span>>,
-    pub max_connections: Option<Spanned<u32>>,
-    pub bearer: Option<Spanned<Credential>>,
-    pub ca_file: Option<Spanned<String>>,
-    pub cert_file: Option<Spanned<String>>,
-    pub key_file: Option<Spanned<String>>,
-    pub ttl: Option<Spanned<Span>>,
-    pub negative_ttl: Option<Spanned<Span>>,
-    pub stale_for: Option<Spanned<Span>>,
-    pub timeout: Option<Spanned<Span>>,
-    pub max_in_flight: Option<Spanned<u32>>,
-    pub max_entries: Option<Spanned<u32>>,
-    pub max_entry_bytes: Option<Spanned<u32>>,
-    pub literals: Option<bool>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SourceKind {
-    Sql,
-    Http,
-    Grpc,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Defaults {
     pub cap: Option<Spanned<u32>>,
@@ -131,7 +95,7 @@ pub struct Defaults {
     pub providers: BTreeMap<Spanned<String>, Slot>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tenant {
     pub cap: Option<Spanned<u32>>,
@@ -141,13 +105,13 @@ pub struct Tenant {
     pub providers: BTreeMap<Spanned<String>, Slot>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Agent {
     pub cap: Spanned<u32>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Breaker {
     pub enabled: Option<bool>,
@@ -160,19 +124,8 @@ pub struct Breaker {
     pub probe_healthy_after: Option<Spanned<Span>>,
 }
 
-/// A credential as written: a reference or the key itself, so a secret from the
-/// first moment on.
-#[derive(Debug, Clone)]
-pub struct Credential(pub Secret);
-
-impl<'de> Deserialize<'de> for Credential {
-    fn deserialize<D: Deserializer<'de>>(value: D) -> Result<Self, D::Error> {
-        String::deserialize(value).map(|text| Self(Secret::new(text)))
-    }
-}
-
 /// A provider's table, or the word "none".
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub enum Slot {
     Off,
     Use(Box<Provider>),
@@ -202,16 +155,23 @@ impl<'de> Deserialize<'de> for Slot {
     }
 }
 
-#[derive(Debug, Clone, Deserialize)]
+// No Debug: credentials may be literal.
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Provider {
     pub provider: Spanned<String>,
     #[serde(default)]
     pub model: String,
     pub base_url: Option<Spanned<String>>,
-    pub credential: Option<Spanned<Credential>>,
+    pub credential: Option<Spanned<String>>,
     #[serde(default)]
-    pub credentials: BTreeMap<String, Spanned<Credential>>,
+    pub credentials: BTreeMap<String, Spanned<String>>,
     #[serde(default)]
     pub params: toml::Table,
+}
+
+impl std::fmt::Debug for Provider {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Provider").field("provider", &self.provider).finish_non_exhaustive()
+    }
 }

@@ -76,9 +76,6 @@ pub struct Terms {
     pub limits: TenantLimits,
     /// Names this state of its config; empty: it has none.
     pub version: String,
-    /// Terms of a higher one are newer: of two that arrive in the wrong order,
-    /// the newer stay.
-    pub generation: u64,
 }
 
 /// All numbers that bind one tenant's sessions.
