@@ -30,6 +30,7 @@ lint:
 	scripts/buf.sh format -d --exit-code proto
 	scripts/gen-node.sh --check
 	scripts/gen-python.sh --check
+	scripts/gen-sync.py --check
 
 gen:
 	scripts/gen-node.sh

@@ -64,7 +64,8 @@ def test_an_error_carries_what_the_details_say():
     assert isinstance(error, tenantd.TenantAtCap) and error.retryable
     assert (error.tenant, error.session_id, error.limit, error.current) == ("acme", "s", 2, 3)
     assert error.retry_after == 1.5
-    assert str(error) == "TENANT_AT_CAP: no"
+    assert str(error).startswith("TENANT_AT_CAP: no (retry after 1.5 s)\n")
+    assert "tenantd cap" in str(error)
 
 
 def test_a_wrong_field_is_named():

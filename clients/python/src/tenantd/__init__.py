@@ -1,13 +1,16 @@
 """Client of tenantd, the multi-tenant sidecar for AI agents.
 
-`AsyncClient` and `Client` take and give back session slots; the generated stubs
-of the whole API are in `tenantd.v1`. Importing opens no connection.
+`async with tenantd.connect() as td: async with td.session(...) as s:` is all that most
+agents need; `connect_sync()` is the same for threads. The generated stubs of the
+whole API are in `tenantd.v1`. Importing opens no connection.
 """
 
+from __future__ import annotations
+
 from tenantd.address import InvalidAddress, default_address
-from tenantd.aio import AsyncClient
-from tenantd.client import Client
-from tenantd.config import Grant, Provider, SessionConfig
+from tenantd.aio import AsyncClient, AsyncSession
+from tenantd.client import Client, Session
+from tenantd.config import Grant, Provider, Providers, SessionConfig
 from tenantd.errors import (
     REASONS,
     AgentAtCap,
@@ -32,14 +35,17 @@ from tenantd.errors import (
     Undecided,
 )
 from tenantd.keepalive import KeepAlive
+from tenantd.lag import THRESHOLD
+from tenantd.notices import ConfigChanged, Notice, Revoked, SidecarDraining
 from tenantd.worker import worker_id
 
 __all__ = [
-    "REASONS",
     "AgentAtCap",
     "AsyncClient",
+    "AsyncSession",
     "CircuitOpen",
     "Client",
+    "ConfigChanged",
     "ConfigUnavailable",
     "Draining",
     "Grant",
@@ -49,12 +55,18 @@ __all__ = [
     "LimitReached",
     "MachineAtCap",
     "NotPermitted",
+    "Notice",
     "Provider",
+    "Providers",
+    "REASONS",
     "ReloadFailed",
+    "Revoked",
+    "Session",
     "SessionConfig",
     "SessionConflict",
     "SessionEnded",
     "SessionUnknown",
+    "SidecarDraining",
     "SidecarUnavailable",
     "TenantAtCap",
     "TenantConflict",
@@ -63,6 +75,32 @@ __all__ = [
     "TenantUnknown",
     "TenantdError",
     "Undecided",
+    "connect",
+    "connect_sync",
     "default_address",
     "worker_id",
 ]
+
+
+def connect(
+    address: str | None = None,
+    *,
+    deadline: float = 2.0,
+    fail_open: bool = False,
+    slow_threshold: float | None = THRESHOLD,
+) -> AsyncClient:
+    """The sidecar, for asyncio: `async with tenantd.connect() as td:`.
+
+    Connects at the first call. Arguments as in `AsyncClient`. All clients of a
+    process share one stream that keeps their sessions.
+    """
+    return AsyncClient(
+        address, deadline=deadline, fail_open=fail_open, slow_threshold=slow_threshold
+    )
+
+
+def connect_sync(
+    address: str | None = None, *, deadline: float = 2.0, fail_open: bool = False
+) -> Client:
+    """The sidecar, for threads: `with tenantd.connect_sync() as td:`."""
+    return Client(address, deadline=deadline, fail_open=fail_open)

@@ -21,6 +21,9 @@ Outcome = Literal["success", "failure", "cancelled"]
 Severity = Literal["debug", "info", "warning", "error"]
 
 DEADLINE = 2.0
+"""Longest wait for one call, in seconds."""
+RETRY_FOR = 1.0
+"""How long an acquire that got no decision is tried again, in seconds."""
 
 
 def channel_options(target: str) -> list[tuple[str, Any]]:

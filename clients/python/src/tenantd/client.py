@@ -1,17 +1,31 @@
-"""The sync client."""
+"""The sync client. Made out of `aio.py` by `scripts/gen-sync.py`: DO NOT EDIT."""
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable, Mapping
+from types import TracebackType
 from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import Message
 
-from tenantd import _wire
+from tenantd import _wire, link
+from tenantd._effects import SyncEffects
 from tenantd.address import default_address, grpc_target, normalise
 from tenantd.config import Grant, SessionConfig, to_config, to_grant
-from tenantd.errors import from_rpc_error, refusal
+from tenantd.errors import (
+    SessionEnded,
+    SessionUnknown,
+    SidecarUnavailable,
+    TenantdError,
+    Undecided,
+    from_rpc_error,
+    refusal,
+)
+from tenantd.lag import THRESHOLD
+from tenantd.session import SessionState, kind_of, outcome_of
 from tenantd.v1 import session_pb2
 from tenantd.v1.session_service_pb2 import GetSessionConfigRequest
 from tenantd.v1.session_service_pb2_grpc import SessionServiceStub
@@ -19,24 +33,39 @@ from tenantd.v1.session_service_pb2_grpc import SessionServiceStub
 _T = TypeVar("_T")
 
 
-class Client:
+class Client(SyncEffects):
     """Asks the sidecar for sessions, blocking.
 
     `address` is where the sidecar listens, by default `default_address()`;
-    `worker` names this process (see `worker_id`), empty: none; `deadline` bounds
-    each call, in seconds. The channel opens at the first call.
+    `worker` names this process (see `worker_id`), empty: `session` names it itself,
+    the other calls name none; `deadline` bounds each call, in seconds. The channel
+    opens at the first call.
+
+    `fail_open`: sessions run without slot and config while the sidecar cannot be
+    asked, each with an error in the log; by default they are refused with
+    `SidecarUnavailable`. A refusal is never overruled. `slow_threshold`: shortest
+    block of the event loop that is told, in seconds; None: not measured.
 
     Every call raises a `TenantdError`: the class of the refusal's reason, or
     `SidecarUnavailable` when there was no connection or no answer in time.
     """
 
     def __init__(
-        self, address: str | None = None, *, worker: str = "", deadline: float = _wire.DEADLINE
+        self,
+        address: str | None = None,
+        *,
+        worker: str = "",
+        deadline: float = _wire.DEADLINE,
+        fail_open: bool = False,
+        slow_threshold: float | None = THRESHOLD,
     ) -> None:
         self.address = default_address() if address is None else normalise(address)
         self.worker = worker
         self.deadline = deadline
+        self.fail_open = fail_open
         self._channel: grpc.Channel | None = None
+        self._link: link.Link | None = None
+        self._slow_threshold = slow_threshold
 
     def __repr__(self) -> str:
         return f"Client({self.address!r}, worker={self.worker!r})"
@@ -48,7 +77,11 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Closes the channel. Sessions are not released."""
+        """Closes the channel. Sessions that still run are not released: they end as
+        lost after the grace."""
+        shared, self._link = self._link, None
+        if shared is not None:
+            self._off_loop(link.unshare, shared)
         channel, self._channel = self._channel, None
         if channel is not None:
             channel.close()
@@ -157,12 +190,159 @@ class Client:
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
 
+    def session(
+        self,
+        session_id: str = "",
+        *,
+        job_metadata: str = "",
+        room_metadata: str = "",
+        tenant: str = "",
+        agent_name: str = "",
+        ttl: float | None = None,
+        retry_for: float = 0.0,
+    ) -> Session:
+        """A session for one block: `with td.session(...) as s:`.
+
+        Acquires, binds the tenant to the running context, keeps the slot as long as
+        this process lives, and releases: `success`, `failure` when the block raises,
+        `cancelled` when it is cancelled. Arguments as in `acquire`. `retry_for`: how
+        long refusals that say `retry_later` are tried again, in seconds, at the
+        times that they name.
+        """
+        request = _wire.acquire(
+            session_id, job_metadata, room_metadata, tenant, agent_name, "", ttl, True
+        )
+        return Session(self, request, retry_for)
+
+    def on_notice(self, callback: link.Subscriber) -> Callable[[], None]:
+        """Has `callback` called with every notice (`Revoked`, `SidecarDraining`,
+        `ConfigChanged`) of this process, on a thread of its own. Gives the function
+        that ends it."""
+        return self._linked().subscribe(callback)
+
     @property
     def _stub(self) -> SessionServiceStub:
         return SessionServiceStub(self.channel)
+
+    def _linked(self) -> link.Link:
+        if self._link is None:
+            self._link = link.Link(self.address, self.worker) if self.worker else (
+                link.shared(self.address)
+            )
+        return self._link
+
+    def _acquired(self, session: Session) -> Grant:
+        """Acquires, and asks again where that is safe and may help."""
+        start = time.monotonic()
+        wait = 0.05
+        while True:
+            to = self._linked()
+            to.start()
+            session._request.worker = to.worker
+            try:
+                return to_grant(self._call(self._stub.AcquireSession, session._request))
+            except TenantdError as error:
+                spent = time.monotonic() - start
+                if isinstance(error, SidecarUnavailable | Undecided):
+                    # Safe: the same session id gets the same slot.
+                    pause, limit = error.retry_after or wait, min(self.deadline, _wire.RETRY_FOR)
+                elif error.disposition == "retry_later" or error.retry_after is not None:
+                    pause, limit = error.retry_after or wait, session._retry_for
+                else:
+                    raise
+                if spent + pause > limit:
+                    raise
+            self._sleep(pause * random.uniform(1.0, 1.1))
+            wait = min(wait * 2, 1.0)
 
     def _call(self, method: Callable[..., _T], request: Message) -> _T:
         try:
             return method(request, timeout=self.deadline)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
+
+
+class Session(SyncEffects, SessionState):
+    """A session of one block. Made by `Client.session`."""
+
+    def __init__(self, client: Client, request: Any, retry_for: float) -> None:
+        super().__init__(request, retry_for)
+        self._client = client
+
+    def __enter__(self) -> Session:
+        client = self._client
+        try:
+            grant = self._uncut(client._acquired(self))
+        except (SidecarUnavailable, Undecided) as error:
+            # It may have been decided, and the answer lost.
+            client._linked().owe(_wire.release(self.session_id, "cancelled", "", "", ""))
+            if not client.fail_open:
+                raise
+            self._let_through(error)
+        except TenantdError:
+            raise
+        except BaseException:
+            # Stopped in the middle: the slot may be taken, and nobody would free it.
+            client._linked().owe(_wire.release(self.session_id, "cancelled", "", "", ""))
+            raise
+        else:
+            self._granted(grant, client._linked())
+        self._watch(client, client._slow_threshold, client._linked().blocked)
+        return self
+
+    def __exit__(
+        self,
+        error: type[BaseException] | None,
+        _value: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self._unwatch()
+        try:
+            if not self._over and not self.failed_open:
+                kind = kind_of(error) if error and outcome_of(error) == "failure" else ""
+                self._uncut(self._end(outcome_of(error), kind=kind))
+        finally:
+            self._unbind()
+
+    def refresh(self) -> SessionConfig:
+        """Gets the tenant's config of now, for example after `ConfigChanged`."""
+        self._config = self._client.get_config(self.session_id)
+        return self._config
+
+    def fail(self, *, slot: str = "", kind: str = "", message: str = "") -> bool:
+        """Reports that the session failed, for example of its `llm` slot; it goes on,
+        and ends as `failure`. Whether the tenant's circuit breaker counted it."""
+        if self.failed_open:
+            return False
+        return self._client.report_failure(
+            self.session_id, slot=slot, kind=kind, message=message
+        )
+
+    def publish(
+        self,
+        name: str,
+        attributes: Mapping[str, Any] | None = None,
+        *,
+        severity: _wire.Severity = "info",
+    ) -> None:
+        """Logs an event of the session, for example `turn_started`."""
+        if not self.failed_open:
+            self._client.publish(self.session_id, name, attributes, severity=severity)
+
+    def end(self, outcome: _wire.Outcome, *, slot: str = "", kind: str = "") -> None:
+        """Releases it before the end of the block, with an outcome of your own."""
+        if not self._over and not self.failed_open:
+            self._uncut(self._end(outcome, slot=slot, kind=kind))
+
+    def _end(self, outcome: _wire.Outcome, *, slot: str = "", kind: str = "") -> bool:
+        self._over = True
+        to = self._client._linked()
+        to.let_go(self.session_id)
+        try:
+            self._client.release(self.session_id, outcome, slot=slot, kind=kind)
+        except (SessionEnded, SessionUnknown):
+            pass  # Revoked, or reported with its end: nothing is left to free.
+        except TenantdError:
+            to.owe(_wire.release(self.session_id, outcome, slot, kind, ""))
+            return False
+        return True

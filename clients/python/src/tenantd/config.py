@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,12 +24,46 @@ class Provider:
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Secrets by name, in clear. Keep them out of logs."""
     params: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    """Free parameters, for example `temperature`. Numbers are floats."""
+    """Free parameters, for example `temperature`. Whole numbers are ints."""
 
     @property
     def api_key(self) -> str:
         """The credential named `api_key`; empty when there is none."""
         return self.credentials.get("api_key", "")
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """Arguments for a provider's class: `model`, `base_url`, the credentials by
+        their names, and the parameters; what is empty is left out. Holds secrets."""
+        named = {"model": self.model, "base_url": self.base_url}
+        given = {name: value for name, value in named.items() if value}
+        return {**self.params, **given, **self.credentials}
+
+
+class Providers(Mapping[str, Provider]):
+    """Providers by slot: `providers.llm` or `providers["llm"]`."""
+
+    def __init__(self, slots: Mapping[str, Provider]) -> None:
+        self._slots = dict(slots)
+
+    def __repr__(self) -> str:
+        return f"Providers({self._slots!r})"
+
+    def __getitem__(self, slot: str) -> Provider:
+        return self._slots[slot]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._slots)
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def __getattr__(self, slot: str) -> Provider:
+        # Not for `_slots` itself, which copy and pickle ask for before it is there.
+        if not slot.startswith("_") and slot in self._slots:
+            return self._slots[slot]
+        have = ", ".join(sorted(self._slots)) if not slot.startswith("_") else ""
+        raise AttributeError(f"the tenant has no provider {slot!r}; it has: {have or 'none'}")
 
 
 @dataclass(frozen=True)
@@ -38,7 +72,7 @@ class SessionConfig:
 
     version: str
     """Opaque; compare for equality only."""
-    providers: Mapping[str, Provider]
+    providers: Providers
     """By slot name: `stt`, `llm`, `tts`, ... A slot switched off is absent."""
     labels: Mapping[str, str]
     """Free-form labels of the tenant."""
@@ -72,16 +106,16 @@ def to_config(message: provider_pb2.SessionConfig) -> SessionConfig:
     """The config in a reply."""
     return SessionConfig(
         version=message.version,
-        providers={
+        providers=Providers({
             slot: Provider(
                 provider=p.provider,
                 model=p.model,
                 base_url=p.base_url,
                 credentials={name: c.value for name, c in p.credentials.items()},
-                params=MessageToDict(p.params),
+                params=_whole(MessageToDict(p.params)),
             )
             for slot, p in message.providers.items()
-        },
+        }),
         labels=dict(message.labels),
         tenant_known=message.tenant_known,
     )
@@ -90,3 +124,14 @@ def to_config(message: provider_pb2.SessionConfig) -> SessionConfig:
 def to_grant(reply: session_service_pb2.AcquireSessionResponse) -> Grant:
     """The grant in a reply."""
     return Grant(reply.session, to_config(reply.config), reply.created)
+
+
+def _whole(value: Any) -> Any:
+    """JSON has one kind of number, and `max_tokens=100.0` is refused by many."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, dict):
+        return {key: _whole(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_whole(inner) for inner in value]
+    return value

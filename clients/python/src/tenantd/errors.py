@@ -21,6 +21,8 @@ class TenantdError(Exception):
     """A call that the sidecar refused or could not answer."""
 
     REASON: ClassVar[str] = ""
+    HINT: ClassVar[str] = ""
+    """What a developer or operator can do about it."""
 
     def __init__(
         self,
@@ -62,7 +64,10 @@ class TenantdError(Exception):
         """Wrong request fields, as pairs of field and description."""
 
     def __str__(self) -> str:
-        return f"{self.reason}: {self.message}" if self.reason else self.message
+        text = f"{self.reason}: {self.message}" if self.reason else self.message
+        if self.retry_after is not None:
+            text += f" (retry after {self.retry_after:g} s)"
+        return f"{text}\n  {self.HINT}" if self.HINT else text
 
     @property
     def retryable(self) -> bool:
@@ -76,17 +81,27 @@ class SidecarUnavailable(TenantdError):
     Nothing is known about what the call did: retry it with the same session id.
     """
 
+    HINT = (
+        "Is `tenantd serve` running, and TENANTD_ADDRESS the same on both "
+        "sides? `tenantd healthcheck` tells."
+    )
+
 
 class TenantMalformed(TenantdError):
     """The tenant id breaks the rule."""
 
     REASON = "TENANT_MALFORMED"
+    HINT = (
+        'Dispatch with metadata {"tenant": "<1-128 of A-Z a-z 0-9 _ ->"}, or '
+        "with none for `default`."
+    )
 
 
 class TenantConflict(TenantdError):
     """The explicit tenant differs from the one in the metadata."""
 
     REASON = "TENANT_CONFLICT"
+    HINT = "Leave `tenant` out, or make it agree with the metadata."
 
 
 class InvalidField(TenantdError):
@@ -105,24 +120,37 @@ class Draining(TenantdError):
     """The sidecar is draining and takes no new session."""
 
     REASON = "DRAINING"
+    HINT = "Reject the job so that another machine takes it; this one is about to stop."
 
 
 class TenantSuspended(TenantdError):
     """An operator suspended the tenant."""
 
     REASON = "TENANT_SUSPENDED"
+    HINT = (
+        "An operator did this: `tenantd tenants NAME` says who and why, "
+        "`tenantd resume NAME` ends it."
+    )
 
 
 class CircuitOpen(TenantdError):
     """The tenant's circuit breaker admits no session now."""
 
     REASON = "CIRCUIT_OPEN"
+    HINT = (
+        "Too many sessions of this tenant failed: look at its provider and "
+        "key; `tenantd breaker` shows and resets."
+    )
 
 
 class TenantAtCap(TenantdError):
     """The tenant has as many live sessions as its cap allows."""
 
     REASON = "TENANT_AT_CAP"
+    HINT = (
+        "Release sessions (`tenantd sessions` lists them), or raise the cap: "
+        "`tenantd cap TENANT N`."
+    )
 
 
 class AgentAtCap(TenantdError):
@@ -141,30 +169,35 @@ class ConfigUnavailable(TenantdError):
     """The tenant's config or one of its credentials could not be resolved."""
 
     REASON = "CONFIG_UNAVAILABLE"
+    HINT = "A credential or the tenant's entry could not be read: see the sidecar's log."
 
 
 class TenantUnknown(TenantdError):
     """The tenant has no config entry, and unknown tenants are refused."""
 
     REASON = "TENANT_UNKNOWN"
+    HINT = 'Add the tenant to the config, or set unknown_tenants = "accept".'
 
 
 class SessionConflict(TenantdError):
     """The session id belongs to a session of another tenant."""
 
     REASON = "SESSION_CONFLICT"
+    HINT = "Session ids are unique over tenants: use the dispatcher's job id."
 
 
 class SessionEnded(TenantdError):
     """The session has ended; `outcome` says how."""
 
     REASON = "SESSION_ENDED"
+    HINT = "Use a new session id for a new session."
 
 
 class SessionUnknown(TenantdError):
     """No session of this id is known."""
 
     REASON = "SESSION_UNKNOWN"
+    HINT = "It was never acquired here, or ended long ago."
 
 
 class LimitReached(TenantdError):
