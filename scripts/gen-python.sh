@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Generates the Python stubs from proto/ into clients/python/src/tenantd/v1.
+# Generates the Python stubs from proto/ into clients/python/src/tenantd/v1, and the
+# client's own messages from clients/python/proto.
 # With --check: changes nothing, fails when the files there are out of date.
 #
 # The toolchain is old on purpose: stubs of grpcio-tools 1.71.2 (protobuf 5.29)
@@ -46,10 +47,16 @@ cd "$root/proto"
 for file in tenantd/v1/*.proto; do
   grep -q '^service ' "$file" || rm -f "$out/${file%.proto}"_pb2_grpc.py*
 done
+cd "$root/clients/python/proto"
+"$tools/protoc/bin/python" -m grpc_tools.protoc --proto_path=. \
+  --plugin=protoc-gen-mypy="$tools/mypy/bin/protoc-gen-mypy" \
+  --python_out="$out" --mypy_out=quiet:"$out" tenantd/_status.proto
 echo '"""Generated from proto/tenantd/v1 by scripts/gen-python.sh."""' >"$out/tenantd/v1/__init__.py"
 
 if [ "$mode" = --check ]; then
-  if ! diff -r --exclude=__pycache__ "$target" "$out/tenantd/v1" >&2; then
+  if ! { diff -r --exclude=__pycache__ "$target" "$out/tenantd/v1" &&
+    diff "$target/../_status_pb2.py" "$out/tenantd/_status_pb2.py" &&
+    diff "$target/../_status_pb2.pyi" "$out/tenantd/_status_pb2.pyi"; } >&2; then
     echo "gen-python: stubs are out of date; run scripts/gen-python.sh" >&2
     exit 1
   fi
@@ -57,4 +64,5 @@ else
   mkdir -p "$target"
   find "$target" -mindepth 1 -delete
   cp -r "$out/tenantd/v1/." "$target/"
+  cp "$out"/tenantd/_status_pb2.py* "$target/../"
 fi

@@ -10,9 +10,14 @@ WORDS = {
     "AsyncClient": "Client",
     "AsyncSession": "Session",
     "AsyncEffects": "SyncEffects",
+    "AsyncMailbox": "SyncMailbox",
+    "AsyncNotices": "Notices",
+    "StopAsyncIteration": "StopIteration",
     "SessionServiceAsyncStub": "SessionServiceStub",
     "__aenter__": "__enter__",
     "__aexit__": "__exit__",
+    "__aiter__": "__iter__",
+    "__anext__": "__next__",
 }
 
 
@@ -22,8 +27,6 @@ def sync(text: str) -> str:
         '"""The sync client. Made out of `aio.py` by `scripts/gen-sync.py`: DO NOT EDIT."""',
     )
     # What has no sync twin.
-    text = re.sub(r"\n    def keep_alive\(self\).*?(?=\n    @property)", "", text, flags=re.S)
-    text = text.replace("from tenantd.keepalive import KeepAlive\n", "")
     text = text.replace("import grpc.aio\n", "")
     text = re.sub(r"\nif TYPE_CHECKING:\n(?:    .*\n)+", "", text)
     text = text.replace("import TYPE_CHECKING, Any, TypeVar", "import Any, TypeVar")

@@ -43,54 +43,41 @@ def main() -> int:
 
 
 async def run(args: argparse.Namespace) -> None:
-    worker = tenantd.worker_id()
-    prefix = args.session_prefix or worker
+    prefix = args.session_prefix or tenantd.worker_id()
     ids = [f"{prefix}-{i}" for i in range(1, args.calls + 1)]
-    # One stream for the process: all its calls live as long as it does.
-    async with tenantd.AsyncClient(worker=worker) as client, client.keep_alive():
+    async with tenantd.connect() as td:
         if args.concurrent:
-            calls = [call(client, session_id, args) for session_id in ids]
-            results = await asyncio.gather(*calls, return_exceptions=True)
-            for result in results:
-                if isinstance(result, BaseException):
-                    raise result
+            await asyncio.gather(*(call(td, session_id, args) for session_id in ids))
         else:
             for session_id in ids:
-                await call(client, session_id, args)
+                await call(td, session_id, args)
 
 
-async def call(client: tenantd.AsyncClient, session_id: str, args: argparse.Namespace) -> None:
+async def call(td: tenantd.AsyncClient, session_id: str, args: argparse.Namespace) -> None:
     try:
-        grant = await client.acquire(
+        async with td.session(
             session_id,
             job_metadata=args.tenant_metadata,
             room_metadata=args.room_metadata,
             agent_name=args.agent,
-            activate=True,
-        )
+        ) as s:
+            llm = s.providers.get("llm", tenantd.Provider("-"))
+            about = f"llm={llm.provider}/{llm.model} key={redact(llm.api_key)}"
+            say(session_id, f"tenant={s.tenant} accepted {about}")
+            await s.publish("turn_started", {"turn": 1})
+            await asyncio.sleep(args.hold)
+            if args.fail_slot:
+                await s.fail(slot=args.fail_slot, kind="demo", message="asked to fail")
     except tenantd.SidecarUnavailable:
         raise
-    except tenantd.TenantdError as error:
-        say(session_id, refused(error))
-        return
-
-    llm = grant.config.providers.get("llm", tenantd.Provider("-"))
-    say(
-        session_id,
-        f"tenant={grant.tenant} accepted llm={llm.provider}/{llm.model} key={redact(llm.api_key)}",
-    )
-    try:
-        await client.publish(session_id, "turn_started", {"turn": 1})
-        await asyncio.sleep(args.hold)
-        if args.fail_slot:
-            await client.report_failure(
-                session_id, slot=args.fail_slot, kind="demo", message="asked to fail"
-            )
-        outcome = await client.release(session_id, "failure" if args.fail_slot else "success")
     except tenantd.SessionEnded as error:
         # Somebody else ended it, for example an operator.
-        outcome = error.outcome
-    say(session_id, f"tenant={grant.tenant} ended {outcome}")
+        say(session_id, f"tenant={error.tenant} ended {error.outcome}")
+    except tenantd.TenantdError as error:
+        say(session_id, refused(error))
+    else:
+        ended = "revoked" if s.revoked else "failure" if args.fail_slot else "success"
+        say(session_id, f"tenant={s.tenant} ended {ended}")
 
 
 def refused(error: tenantd.TenantdError) -> str:

@@ -51,10 +51,11 @@ async def acquire(session_id: str, job_metadata: str) -> dict:
 
 
 async def hold(tenant: str, count: int) -> None:
-    async with tenantd.AsyncClient(worker=tenantd.worker_id()) as client, client.keep_alive():
+    worker = tenantd.worker_id()
+    async with tenantd.AsyncClient(worker=worker) as client:
         for i in range(count):
-            await client.acquire(f"{client.worker}-{i}", tenant=tenant, activate=True)
-        print(client.worker, flush=True)
+            await client.session(f"{worker}-{i}", tenant=tenant).open()
+        print(worker, flush=True)
         await asyncio.Event().wait()
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import support
 import tenantd
-from tenantd import logs
+from tenantd import logs, mailbox
 from tenantd.context import current_agent_name, current_session_id, current_tenant_id
 from tenantd.v1.admin_service_pb2 import RevokeSessionRequest
 from tenantd.v1.admin_service_pb2_grpc import AdminServiceStub
@@ -122,18 +122,59 @@ async def test_live_sessions_come_back_after_a_killed_sidecar():
         shutil.rmtree(folder)
 
 
-async def test_a_revoked_session_is_told_and_not_an_error_at_its_end(server):
+async def revoke(td, session_id):
+    request = RevokeSessionRequest(session_id=session_id, note="fraud")
+    await AdminServiceStub(td.channel).RevokeSession(request)
+
+
+@pytest.mark.parametrize("attached", [True, False], ids=["attached", "at once"])
+async def test_a_revoked_session_is_told_once_and_is_no_error_at_its_end(server, attached):
+    session_id = f"rv-{attached}"
     async with tenantd.connect(server.address) as td:
-        told = []
+        told, own = [], []
         td.on_notice(told.append)
-        async with td.session("rv", tenant="acme") as s:
-            await soon("it is attached", lambda: td._link._live["rv"].attached)
-            await AdminServiceStub(td.channel).RevokeSession(
-                RevokeSessionRequest(session_id="rv", note="bye")
-            )
+        async with td.session(session_id, tenant="acme") as s:
+            s.on_notice(own.append)
+            if attached:
+                await soon("it is attached", lambda: td._link._live[session_id].attached)
+            await revoke(td, session_id)
             await soon("it is told", lambda: s.revoked)
-            assert s.revoked.cause == "revoked"
-            await soon("subscribers are told", lambda: told == [s.revoked])
+            assert (s.revoked.cause, s.revoked.tenant) == ("revoked", "acme")
+            assert s.revoked.note in ("fraud", "")
+        async with td.session(f"{session_id}-next", tenant="acme") as s:
+            # What is told in order after it has passed everything before it.
+            await revoke(td, f"{session_id}-next")
+            await soon("the next is told", lambda: s.revoked)
+        assert [n.session_id for n in told] == [session_id, f"{session_id}-next"]
+        assert [n.session_id for n in own] == [session_id]
+    assert outcome(server, session_id) == "revoked"
+
+
+async def test_notices_can_be_iterated_over_and_end_with_the_client(server):
+    async with tenantd.connect(server.address) as td:
+        notices = td.notices()
+        async with td.session("it", tenant="acme"):
+            await revoke(td, "it")
+            notice = await asyncio.wait_for(anext(notices), 10)
+            assert (type(notice), notice.session_id) == (tenantd.Revoked, "it")
+    assert [n async for n in notices] == []
+
+
+def test_the_sync_iterator_ends_with_the_client(server):
+    with tenantd.connect_sync(server.address) as td:
+        notices = td.notices()
+        with td.session("its", tenant="acme"):
+            AdminServiceStub(td.channel).RevokeSession(RevokeSessionRequest(session_id="its"))
+            assert next(notices).session_id == "its"
+    assert list(notices) == []
+
+
+def test_a_reader_that_sleeps_loses_the_oldest_and_the_log_says_so(caplog):
+    box = mailbox.SyncMailbox()
+    for i in range(mailbox.NOTICES_AT_MOST + 5):
+        box.put(tenantd.SidecarDraining(i))
+    assert box.get().deadline == 5
+    assert len([r for r in caplog.records if "is dropped" in r.message]) == 5
 
 
 async def test_who_blocks_the_loop_is_told_with_the_tenant(server, caplog):

@@ -3,9 +3,9 @@
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from google.rpc import error_details_pb2, status_pb2
 
 import tenantd
+from tenantd import _status_pb2
 from tenantd.errors import from_rpc_error
 from tenantd.v1 import reason_pb2
 
@@ -16,9 +16,10 @@ REASONS = contract("reasons.json")
 
 class Failure(grpc.RpcError):
     def __init__(self, code, *details, raw=None):
-        status = status_pb2.Status(message="no")
+        status = _status_pb2.Status(message="no")
         for detail in details:
-            status.details.add().Pack(detail)
+            name = f"type.googleapis.com/google.rpc.{detail.DESCRIPTOR.name}"
+            status.details.add(type_url=name, value=detail.SerializeToString())
         self._code, self._raw = code, status.SerializeToString() if raw is None else raw
 
     def code(self):
@@ -35,7 +36,7 @@ class Failure(grpc.RpcError):
 def test_every_reason_has_a_class_and_the_number_of_the_enum(reason):
     name = reason["reason"]
     assert reason_pb2.Reason.Value(f"REASON_{name}") == reason["number"]
-    info = error_details_pb2.ErrorInfo(reason=name, domain="tenantd.dev")
+    info = _status_pb2.ErrorInfo(reason=name, domain="tenantd.dev")
     error = from_rpc_error(Failure(grpc.StatusCode[reason["code"]], info))
     assert type(error) is tenantd.REASONS[name]
     assert type(error) is getattr(tenantd, "".join(w.title() for w in name.split("_")))
@@ -48,7 +49,7 @@ def test_no_reason_is_missing_in_the_contract():
 
 
 def test_an_error_carries_what_the_details_say():
-    info = error_details_pb2.ErrorInfo(
+    info = _status_pb2.ErrorInfo(
         reason="TENANT_AT_CAP",
         domain="tenantd.dev",
         metadata={
@@ -59,7 +60,7 @@ def test_an_error_carries_what_the_details_say():
             "current": "3",
         },
     )
-    retry = error_details_pb2.RetryInfo(retry_delay=Duration(seconds=1, nanos=500_000_000))
+    retry = _status_pb2.RetryInfo(retry_delay=Duration(seconds=1, nanos=500_000_000))
     error = from_rpc_error(Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, info, retry))
     assert isinstance(error, tenantd.TenantAtCap) and error.retryable
     assert (error.tenant, error.session_id, error.limit, error.current) == ("acme", "s", 2, 3)
@@ -69,21 +70,21 @@ def test_an_error_carries_what_the_details_say():
 
 
 def test_a_wrong_field_is_named():
-    info = error_details_pb2.ErrorInfo(reason="INVALID_FIELD", domain="tenantd.dev")
-    bad = error_details_pb2.BadRequest()
+    info = _status_pb2.ErrorInfo(reason="INVALID_FIELD", domain="tenantd.dev")
+    bad = _status_pb2.BadRequest()
     bad.field_violations.add(field="ttl", description="too long")
     error = from_rpc_error(Failure(grpc.StatusCode.INVALID_ARGUMENT, info, bad))
     assert error.fields == (("ttl", "too long"),)
 
 
 def test_a_reason_of_a_later_server_is_still_a_tenantd_error():
-    info = error_details_pb2.ErrorInfo(reason="BRAND_NEW", domain="tenantd.dev")
+    info = _status_pb2.ErrorInfo(reason="BRAND_NEW", domain="tenantd.dev")
     error = from_rpc_error(Failure(grpc.StatusCode.FAILED_PRECONDITION, info))
     assert type(error) is tenantd.TenantdError and error.reason == "BRAND_NEW"
 
 
 def test_reasons_of_another_domain_are_not_taken_for_ours():
-    info = error_details_pb2.ErrorInfo(reason="DRAINING", domain="example.com")
+    info = _status_pb2.ErrorInfo(reason="DRAINING", domain="example.com")
     error = from_rpc_error(Failure(grpc.StatusCode.UNAVAILABLE, info))
     assert type(error) is tenantd.SidecarUnavailable and error.reason == ""
 

@@ -12,8 +12,6 @@ import pytest
 
 import tenantd
 from tenantd.v1 import event_pb2
-from tenantd.v1.admin_service_pb2 import RevokeSessionRequest
-from tenantd.v1.admin_service_pb2_grpc import AdminServiceStub
 from tenantd.v1.session_pb2 import SESSION_STATE_ACTIVE, SESSION_STATE_PENDING
 from tenantd.v1.session_service_pb2 import AcquireSessionRequest, ReleaseSessionRequest
 from tenantd.v1.session_service_pb2_grpc import SessionServiceStub
@@ -161,20 +159,3 @@ async def test_a_watcher_sees_a_session_come_and_go_with_its_tenant(aclient):
     kinds = [kind for kind in kinds if kind != "SESSION_ACTIVATED"]
     assert kinds == ["SESSION_ACQUIRED", "AGENT_EVENT", "SESSION_ENDED"]
     assert events[-2].agent_event.name == "turn_started"
-
-
-async def test_a_revoked_session_is_told_to_its_worker(server):
-    async with tenantd.AsyncClient(server.address, worker=tenantd.worker_id()) as client:
-        async with client.keep_alive() as alive, asyncio.timeout(10):
-            await client.acquire("revoked", tenant="acme")
-            alive.attach(["revoked"])
-            notices = aiter(alive)
-            attached = (await anext(notices)).attached
-            assert [s.session_id for s in attached.sessions] == ["revoked"]
-            admin = AdminServiceStub(client.channel)
-            await admin.RevokeSession(RevokeSessionRequest(session_id="revoked", note="fraud"))
-            notice = (await anext(notices)).revoked
-            assert (notice.session_id, notice.tenant, notice.note) == ("revoked", "acme", "fraud")
-        with pytest.raises(tenantd.SessionEnded) as caught:
-            await client.renew("revoked")
-        assert caught.value.outcome == "revoked"

@@ -34,7 +34,6 @@ from tenantd.errors import (
     TenantUnknown,
     Undecided,
 )
-from tenantd.keepalive import KeepAlive
 from tenantd.lag import THRESHOLD
 from tenantd.notices import ConfigChanged, Notice, Revoked, SidecarDraining
 from tenantd.worker import worker_id
@@ -51,7 +50,6 @@ __all__ = [
     "Grant",
     "InvalidAddress",
     "InvalidField",
-    "KeepAlive",
     "LimitReached",
     "MachineAtCap",
     "NotPermitted",

@@ -25,8 +25,9 @@ from tenantd.errors import (
     from_rpc_error,
     refusal,
 )
-from tenantd.keepalive import KeepAlive
 from tenantd.lag import THRESHOLD
+from tenantd.mailbox import AsyncMailbox
+from tenantd.notices import Notice
 from tenantd.session import SessionState, kind_of, outcome_of
 from tenantd.v1 import session_pb2
 from tenantd.v1.session_service_pb2 import GetSessionConfigRequest
@@ -70,6 +71,7 @@ class AsyncClient(AsyncEffects):
         self.fail_open = fail_open
         self._channel: grpc.aio.Channel | None = None
         self._link: link.Link | None = None
+        self._readers: list[AsyncNotices] = []
         self._slow_threshold = slow_threshold
 
     def __repr__(self) -> str:
@@ -82,8 +84,10 @@ class AsyncClient(AsyncEffects):
         await self.close()
 
     async def close(self) -> None:
-        """Closes the channel. Sessions that still run are not released: they end as
-        lost after the grace."""
+        """Closes the channel, and ends what iterates over `notices`. Sessions that still
+        run are not released: they end as lost after the grace."""
+        for reader in list(self._readers):
+            reader.close()
         shared, self._link = self._link, None
         if shared is not None:
             await self._off_loop(link.unshare, shared)
@@ -225,14 +229,15 @@ class AsyncClient(AsyncEffects):
         that ends it."""
         return self._linked().subscribe(callback)
 
-    def keep_alive(self) -> KeepAlive:
-        """A stream that keeps this process's sessions alive while it is open.
+    def notices(self) -> AsyncNotices:
+        """Every notice of this process from now on: `async for notice in td.notices():`.
 
-        Needs a client with a `worker`.
+        Ends when the client closes, or by its own `close()`. At most 1,000 wait for a
+        slow reader; then the oldest are dropped, which the log says.
         """
-        if not self.worker:
-            raise ValueError("keep_alive needs a client with a worker")
-        return KeepAlive(self._stub, self.worker)
+        reader = AsyncNotices(self._linked(), self._readers)
+        self._readers.append(reader)
+        return reader
 
     @property
     def _stub(self) -> SessionServiceAsyncStub:
@@ -284,6 +289,11 @@ class AsyncSession(AsyncEffects, SessionState):
         self._client = client
 
     async def __aenter__(self) -> AsyncSession:
+        return await self.open()
+
+    async def open(self) -> AsyncSession:
+        """Acquires it and binds the running context, for code that has no block and
+        calls `end` instead."""
         client = self._client
         try:
             grant = await self._uncut(client._acquired(self))
@@ -301,6 +311,13 @@ class AsyncSession(AsyncEffects, SessionState):
             raise
         else:
             self._granted(grant, client._linked())
+        self._watch(client, client._slow_threshold, client._linked().blocked)
+        return self
+
+    def adopt(self, grant: Grant) -> AsyncSession:
+        """As `open`, for a slot that this process has from `acquire`, of this id."""
+        client = self._client
+        self._granted(grant, client._linked())
         self._watch(client, client._slow_threshold, client._linked().blocked)
         return self
 
@@ -345,6 +362,7 @@ class AsyncSession(AsyncEffects, SessionState):
 
     async def end(self, outcome: _wire.Outcome, *, slot: str = "", kind: str = "") -> None:
         """Releases it before the end of the block, with an outcome of your own."""
+        self._unwatch()
         if not self._over and not self.failed_open:
             await self._uncut(self._end(outcome, slot=slot, kind=kind))
 
@@ -360,3 +378,28 @@ class AsyncSession(AsyncEffects, SessionState):
             to.owe(_wire.release(self.session_id, outcome, slot, kind, ""))
             return False
         return True
+
+
+class AsyncNotices:
+    """Iterates over notices. Made by `AsyncClient.notices`."""
+
+    def __init__(self, to: link.Link, readers: list[AsyncNotices]) -> None:
+        self._box = AsyncMailbox()
+        self._unsubscribe = to.subscribe(self._box.put)
+        self._readers = readers
+
+    def __aiter__(self) -> AsyncNotices:
+        return self
+
+    async def __anext__(self) -> Notice:
+        notice = await self._box.get()
+        if notice is None:
+            raise StopAsyncIteration
+        return notice
+
+    def close(self) -> None:
+        """Ends the iteration after what waits already."""
+        self._unsubscribe()
+        self._box.close()
+        if self in self._readers:
+            self._readers.remove(self)

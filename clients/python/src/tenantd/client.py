@@ -25,6 +25,8 @@ from tenantd.errors import (
     refusal,
 )
 from tenantd.lag import THRESHOLD
+from tenantd.mailbox import SyncMailbox
+from tenantd.notices import Notice
 from tenantd.session import SessionState, kind_of, outcome_of
 from tenantd.v1 import session_pb2
 from tenantd.v1.session_service_pb2 import GetSessionConfigRequest
@@ -65,6 +67,7 @@ class Client(SyncEffects):
         self.fail_open = fail_open
         self._channel: grpc.Channel | None = None
         self._link: link.Link | None = None
+        self._readers: list[Notices] = []
         self._slow_threshold = slow_threshold
 
     def __repr__(self) -> str:
@@ -77,8 +80,10 @@ class Client(SyncEffects):
         self.close()
 
     def close(self) -> None:
-        """Closes the channel. Sessions that still run are not released: they end as
-        lost after the grace."""
+        """Closes the channel, and ends what iterates over `notices`. Sessions that still
+        run are not released: they end as lost after the grace."""
+        for reader in list(self._readers):
+            reader.close()
         shared, self._link = self._link, None
         if shared is not None:
             self._off_loop(link.unshare, shared)
@@ -220,6 +225,16 @@ class Client(SyncEffects):
         that ends it."""
         return self._linked().subscribe(callback)
 
+    def notices(self) -> Notices:
+        """Every notice of this process from now on: `for notice in td.notices():`.
+
+        Ends when the client closes, or by its own `close()`. At most 1,000 wait for a
+        slow reader; then the oldest are dropped, which the log says.
+        """
+        reader = Notices(self._linked(), self._readers)
+        self._readers.append(reader)
+        return reader
+
     @property
     def _stub(self) -> SessionServiceStub:
         return SessionServiceStub(self.channel)
@@ -270,6 +285,11 @@ class Session(SyncEffects, SessionState):
         self._client = client
 
     def __enter__(self) -> Session:
+        return self.open()
+
+    def open(self) -> Session:
+        """Acquires it and binds the running context, for code that has no block and
+        calls `end` instead."""
         client = self._client
         try:
             grant = self._uncut(client._acquired(self))
@@ -287,6 +307,13 @@ class Session(SyncEffects, SessionState):
             raise
         else:
             self._granted(grant, client._linked())
+        self._watch(client, client._slow_threshold, client._linked().blocked)
+        return self
+
+    def adopt(self, grant: Grant) -> Session:
+        """As `open`, for a slot that this process has from `acquire`, of this id."""
+        client = self._client
+        self._granted(grant, client._linked())
         self._watch(client, client._slow_threshold, client._linked().blocked)
         return self
 
@@ -331,6 +358,7 @@ class Session(SyncEffects, SessionState):
 
     def end(self, outcome: _wire.Outcome, *, slot: str = "", kind: str = "") -> None:
         """Releases it before the end of the block, with an outcome of your own."""
+        self._unwatch()
         if not self._over and not self.failed_open:
             self._uncut(self._end(outcome, slot=slot, kind=kind))
 
@@ -346,3 +374,28 @@ class Session(SyncEffects, SessionState):
             to.owe(_wire.release(self.session_id, outcome, slot, kind, ""))
             return False
         return True
+
+
+class Notices:
+    """Iterates over notices. Made by `Client.notices`."""
+
+    def __init__(self, to: link.Link, readers: list[Notices]) -> None:
+        self._box = SyncMailbox()
+        self._unsubscribe = to.subscribe(self._box.put)
+        self._readers = readers
+
+    def __iter__(self) -> Notices:
+        return self
+
+    def __next__(self) -> Notice:
+        notice = self._box.get()
+        if notice is None:
+            raise StopIteration
+        return notice
+
+    def close(self) -> None:
+        """Ends the iteration after what waits already."""
+        self._unsubscribe()
+        self._box.close()
+        if self in self._readers:
+            self._readers.remove(self)

@@ -12,7 +12,8 @@ from typing import Any, ClassVar, Protocol, TypeVar, cast
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError, Message
-from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+
+from tenantd import _status_pb2
 
 DOMAIN = "tenantd.dev"
 
@@ -268,7 +269,7 @@ def from_rpc_error(failure: grpc.RpcError) -> TenantdError:
 
 def _details(metadata: Iterable[tuple[str, Any]]) -> tuple[Any, Any, Any]:
     """ErrorInfo, RetryInfo and BadRequest from trailing metadata, where there."""
-    status = status_pb2.Status()
+    status = _status_pb2.Status()
     for key, value in metadata:
         if key == "grpc-status-details-bin":
             try:
@@ -276,9 +277,9 @@ def _details(metadata: Iterable[tuple[str, Any]]) -> tuple[Any, Any, Any]:
             except DecodeError:
                 pass
     return (
-        _unpack(status.details, error_details_pb2.ErrorInfo),
-        _unpack(status.details, error_details_pb2.RetryInfo),
-        _unpack(status.details, error_details_pb2.BadRequest),
+        _unpack(status.details, _status_pb2.ErrorInfo),
+        _unpack(status.details, _status_pb2.RetryInfo),
+        _unpack(status.details, _status_pb2.BadRequest),
     )
 
 
@@ -287,10 +288,10 @@ _M = TypeVar("_M", bound=Message)
 
 def _unpack(details: Iterable[AnyMessage], kind: type[_M]) -> _M | None:
     for detail in details:
-        message = kind()
-        if detail.TypeName() == message.DESCRIPTOR.full_name:
+        if detail.TypeName() == f"google.rpc.{kind.DESCRIPTOR.name}":
+            message = kind()
             try:
-                detail.Unpack(message)
+                message.ParseFromString(detail.value)
             except DecodeError:
                 return None
             return message

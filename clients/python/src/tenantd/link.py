@@ -37,6 +37,8 @@ BACKOFF = (0.05, 2.0)
 """First and longest wait before the stream is opened again, in seconds; doubled."""
 ATTACH_AT_MOST = 1_000
 """Sessions in one attach, the sidecar's bound."""
+GONE_AT_MOST = 1_000
+"""Revoked sessions remembered, so that each is told once."""
 OWED_AT_MOST = 10_000
 """Releases kept while the sidecar is away; further ones are left to the grace."""
 MEMORY_EVERY = 10.0
@@ -89,6 +91,7 @@ class Link:
         self._lock = threading.Lock()
         self._live: dict[str, Held] = {}
         self._owed: dict[str, ReleaseSessionRequest] = {}
+        self._gone: dict[str, None] = {}
         self._subscribers: list[Subscriber] = []
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
@@ -309,6 +312,11 @@ class Link:
                 held = self._live.pop(notice.session_id, None)
                 if held is not None:
                     told.insert(0, held.told)
+                elif notice.session_id in self._gone:
+                    return  # The answer to an attach has said it before the notice.
+                self._gone[notice.session_id] = None
+                if len(self._gone) > GONE_AT_MOST:
+                    del self._gone[next(iter(self._gone))]
             elif isinstance(notice, notices.ConfigChanged):
                 told[:0] = [self._live[i].told for i in notice.session_ids if i in self._live]
         for subscriber in told:

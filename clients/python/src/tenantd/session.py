@@ -32,6 +32,7 @@ class SessionState:
         self._bound: Any = None
         self._traced: Any = None
         self._over = False
+        self._callbacks: list[link.Subscriber] = []
         self.failed_open = False
         """True when the sidecar could not be asked and `fail_open` let it run: no
         slot is held, and `providers` is empty."""
@@ -97,9 +98,18 @@ class SessionState:
             context.unbind(self._bound)
             self._bound = None
 
+    def on_notice(self, callback: link.Subscriber) -> None:
+        """Has `callback` called with this session's notices (`Revoked`,
+        `ConfigChanged`), on a thread of its own: keep it short."""
+        self._callbacks.append(callback)
+        if self.revoked is not None:
+            callback(self.revoked)
+
     def _told(self, notice: notices.Notice) -> None:
         if isinstance(notice, notices.Revoked):
             self.revoked = notice
+        for callback in list(self._callbacks):
+            callback(notice)
 
 
 def outcome_of(error: type[BaseException] | None) -> _wire.Outcome:
