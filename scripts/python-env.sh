@@ -22,10 +22,13 @@ if [ -x "$venv/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null || true)" = "$want
 fi
 
 "$python" -m venv --clear "$venv"
-pip() { "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@"; }
-pip install --editable "$project[test]"
-if ! pip install --editable "$project[grpcurl]"; then
-  echo "python-env: grpcurl could not be installed; the tests that use it will be skipped" >&2
-fi
+"$venv/bin/python" -m pip --disable-pip-version-check --quiet install uv==0.13.9
+install() { "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --editable "$project[$1]"; }
+install test
+for extra in frameworks grpcurl; do
+  if ! install "test,$extra"; then
+    echo "python-env: $extra could not be installed; the tests that use it will be skipped" >&2
+  fi
+done
 echo "$want" >"$stamp"
 echo "python-env: ready in $venv" >&2

@@ -20,6 +20,8 @@ pub enum LogFormat {
 /// Installs the subscriber: stderr, filtered by `TENANTD_LOG` (default "info").
 pub fn install(format: LogFormat) {
     let filter = EnvFilter::try_from_env("TENANTD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // A log file next to the config file: each line would be a change to tell of.
+    let filter = filter.add_directive("notify=warn".parse().expect("a constant"));
     let json = match format {
         LogFormat::Auto => !std::io::stderr().is_terminal(),
         LogFormat::Human => false,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from pathlib import Path
+import asyncio
 
 import pytest
 
@@ -13,9 +11,34 @@ from tenantd import AsyncClient, Client
 import support
 
 
+try:
+    import uvloop
+except ImportError:
+    LOOPS = {"asyncio": asyncio.new_event_loop}
+else:
+    LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+def pytest_asyncio_loop_factories(config, item):
+    """Each async test runs on asyncio and on uvloop."""
+    return LOOPS
+
+
+@pytest.fixture
+def server(request):
+    """One sidecar for all tests that do not change it for others. Each kind of loop has
+    its own: the same tests use the same session ids."""
+    loop = "uvloop" if "[uvloop" in request.node.name else "asyncio"
+    return request.getfixturevalue(f"_{loop}_server")
+
+
 @pytest.fixture(scope="session")
-def server():
-    """One sidecar for all tests that do not change it for others."""
+def _asyncio_server():
+    yield from _run()
+
+
+@pytest.fixture(scope="session")
+def _uvloop_server():
     yield from _run()
 
 
@@ -28,16 +51,8 @@ def fresh_server():
 def _run():
     if not support.BINARY.exists():
         pytest.skip(f"no binary at {support.BINARY}: cargo build, or set TENANTD_BIN")
-    # Not pytest's tmp_path: a socket's path may have only 107 bytes.
-    directory = Path(tempfile.mkdtemp(prefix="td-"))
-    try:
-        server = support.start(directory)
-        try:
-            yield server
-        finally:
-            support.stop(server)
-    finally:
-        shutil.rmtree(directory)
+    with support.start() as server:
+        yield server
 
 
 @pytest.fixture

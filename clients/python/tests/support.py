@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
-import signal
-import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import grpc
-
-from tenantd import Client
-from tenantd.v1.watch_service_pb2 import (
-    GetSnapshotRequest,
-    GetSnapshotResponse,
-    ListSessionsRequest,
-)
-from tenantd.v1.watch_service_pb2_grpc import WatchServiceStub
+from tenantd.testing import Sidecar
 
 REPO = Path(__file__).resolve().parents[3]
 BINARY = Path(os.environ.get("TENANTD_BIN") or REPO / "target/debug/tenantd")
@@ -82,85 +72,16 @@ def until(what: str, probe: Callable[[], T | None], deadline: float = 10.0) -> T
         time.sleep(0.02)
 
 
-@dataclass
-class Server:
-    """A running sidecar."""
-
-    process: subprocess.Popen[bytes]
-    path: Path
-    log: Path
-
-    @property
-    def address(self) -> str:
-        return f"unix:{self.path}"
-
-    def logs(self) -> str:
-        return self.log.read_text(errors="replace")
-
-    def snapshot(self) -> GetSnapshotResponse:
-        with Client(self.address) as client:
-            return WatchServiceStub(client.channel).GetSnapshot(GetSnapshotRequest(), timeout=2)
-
-    def live(self, tenant: str) -> int:
-        return self.snapshot().sessions_by_tenant.get(tenant, 0)
+async def soon(what: str, probe: Callable[[], Any], deadline: float = 10.0) -> Any:
+    """As `until`, while the event loop goes on."""
+    end = time.monotonic() + deadline
+    while not (result := probe()):
+        assert time.monotonic() < end, f"not within {deadline} s: {what}"
+        await asyncio.sleep(0.02)
+    return result
 
 
-def start(directory: Path, config: str = CONFIG) -> Server:
-    """Starts a sidecar in `directory` and waits until its health says serving."""
-    directory.chmod(0o700)
-    file, path, log = directory / "tenantd.toml", directory / "t.sock", directory / "log"
-    file.touch(mode=0o600)
-    file.write_text(config)
-    env = {**os.environ, "DEMO_KEY": "sk-demo-0123456789", "TENANTD_LOG": "trace"}
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [BINARY, "serve", "--config", file, "--listen", f"unix:{path}"],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=env,
-        )
-    server = Server(process, path, log)
-    try:
-        until("the sidecar serves", lambda: _serving(server))
-    except BaseException:
-        process.kill()
-        process.wait()
-        print(server.logs()[-4000:])
-        raise
-    return server
-
-
-def stop(server: Server) -> None:
-    """Ends a sidecar as an operator would, and checks that it ended well."""
-    if server.process.poll() is None:
-        _release_all(server)
-    server.process.send_signal(signal.SIGTERM)
-    try:
-        code = server.process.wait(10)
-    except subprocess.TimeoutExpired:
-        server.process.kill()
-        server.process.wait()
-        raise AssertionError(f"no end after SIGTERM\n{server.logs()[-4000:]}") from None
-    assert code == 0, server.logs()[-4000:]
-
-
-def _release_all(server: Server) -> None:
-    # A failed test leaves sessions behind, and the drain would wait for them.
-    with Client(server.address) as client:
-        live = WatchServiceStub(client.channel).ListSessions(ListSessionsRequest(), timeout=2)
-        for session in live.sessions:
-            client.release(session.session_id, "cancelled")
-
-
-def _serving(server: Server) -> bool:
-    code = server.process.poll()
-    assert code is None, f"the sidecar ended with {code}\n{server.logs()[-4000:]}"
-    if not server.path.exists():
-        return False
-    with Client(server.address) as client:
-        check = client.channel.unary_unary("/grpc.health.v1.Health/Check")
-        try:
-            # HealthCheckResponse{status: SERVING} is field 1, varint 1.
-            return check(b"", timeout=1) == b"\x08\x01"
-        except grpc.RpcError:
-            return False
+def start(config: str = CONFIG) -> Sidecar:
+    """Starts a sidecar of its own."""
+    environment = {"DEMO_KEY": "sk-demo-0123456789"}
+    return Sidecar(config, binary=BINARY, environment=environment, log="trace").start()

@@ -9,6 +9,7 @@ import pytest
 
 import support
 import tenantd
+from support import soon
 from tenantd import logs, mailbox
 from tenantd.context import current_agent_name, current_session_id, current_tenant_id
 from tenantd.v1.admin_service_pb2 import RevokeSessionRequest
@@ -23,13 +24,6 @@ def outcome(server, session_id):
     with tenantd.Client(server.address) as client, pytest.raises(tenantd.SessionEnded) as caught:
         client.renew(session_id)
     return caught.value.outcome
-
-
-async def soon(what, probe, deadline=10.0):
-    end = time.monotonic() + deadline
-    while not probe():
-        assert time.monotonic() < end, f"not within {deadline} s: {what}"
-        await asyncio.sleep(0.02)
 
 
 async def test_a_block_has_its_tenants_providers_and_ends_as_success(server):
@@ -94,22 +88,15 @@ async def test_a_cancelled_acquire_leaks_no_slot(server):
         await soon("no slot is left", lambda: server.live("cut") == 0)
 
 
-async def test_live_sessions_come_back_after_a_killed_sidecar():
-    import shutil
-    import tempfile
-    from pathlib import Path
-
-    folder = Path(tempfile.mkdtemp(prefix="td-"))
+async def test_fifty_live_sessions_come_back_after_a_killed_sidecar():
     config = support.CONFIG.replace("cap = 10\n[defaults.providers", "cap = 50\n[defaults.providers")
-    server = support.start(folder, config)
-    try:
+    with support.start(config) as server:
         async with tenantd.connect(server.address) as td:
             blocks = [td.session(f"r-{i}", tenant="many") for i in range(50)]
             for block in blocks:
                 await block.__aenter__()
-            server.process.kill()
-            server.process.wait()
-            server = await asyncio.to_thread(support.start, folder, config)
+            server.kill()
+            await asyncio.to_thread(server.start)
             await soon("all are back", lambda: server.live("many") == 50)
             with pytest.raises(tenantd.TenantAtCap):
                 async with td.session("one-over", tenant="many"):
@@ -117,9 +104,6 @@ async def test_live_sessions_come_back_after_a_killed_sidecar():
             for block in reversed(blocks):
                 await block.__aexit__(None, None, None)
             assert server.live("many") == 0
-    finally:
-        support.stop(server)
-        shutil.rmtree(folder)
 
 
 async def revoke(td, session_id):

@@ -68,7 +68,7 @@ def test_a_key_is_in_no_log_event_snapshot_error_or_repr(fresh_server):
 
 
 def test_a_broken_config_file_does_not_spill_the_key_next_to_the_fault(fresh_server):
-    file = fresh_server.path.with_name("tenantd.toml")
+    file = fresh_server.file
     good = file.read_text()
     seen = []
     with tenantd.Client(fresh_server.address) as client:

@@ -72,7 +72,7 @@ def release(
 ) -> ReleaseSessionRequest:
     return ReleaseSessionRequest(
         session_id=session_id,
-        outcome=session_pb2.Outcome.Value(f"OUTCOME_{outcome.upper()}"),
+        outcome=outcome_value(outcome),
         failure=_failure(slot, kind, message) if slot or kind or message else None,
     )
 
@@ -99,6 +99,11 @@ def publish(
 def outcome_name(outcome: session_pb2.Outcome.ValueType) -> str:
     """For example `success`."""
     return session_pb2.Outcome.Name(outcome).removeprefix("OUTCOME_").lower()
+
+
+def outcome_value(name: str) -> session_pb2.Outcome.ValueType:
+    """The other way round."""
+    return session_pb2.Outcome.Value(f"OUTCOME_{name.upper()}")
 
 
 def _failure(slot: str, kind: str, message: str) -> session_pb2.Failure:

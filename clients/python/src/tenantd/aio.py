@@ -223,6 +223,11 @@ class AsyncClient(AsyncEffects):
         )
         return AsyncSession(self, request, retry_for)
 
+    def give_back(self, session_id: str) -> None:
+        """Releases a slot that nobody will use, as cancelled: at once and without waiting,
+        and again while the sidecar is away."""
+        self._linked().owe(_wire.release(session_id, "cancelled", "", "", ""))
+
     def on_notice(self, callback: link.Subscriber) -> Callable[[], None]:
         """Has `callback` called with every notice (`Revoked`, `SidecarDraining`,
         `ConfigChanged`) of this process, on a thread of its own. Gives the function
@@ -299,7 +304,7 @@ class AsyncSession(AsyncEffects, SessionState):
             grant = await self._uncut(client._acquired(self))
         except (SidecarUnavailable, Undecided) as error:
             # It may have been decided, and the answer lost.
-            client._linked().owe(_wire.release(self.session_id, "cancelled", "", "", ""))
+            client.give_back(self.session_id)
             if not client.fail_open:
                 raise
             self._let_through(error)
@@ -307,7 +312,7 @@ class AsyncSession(AsyncEffects, SessionState):
             raise
         except BaseException:
             # Stopped in the middle: the slot may be taken, and nobody would free it.
-            client._linked().owe(_wire.release(self.session_id, "cancelled", "", "", ""))
+            client.give_back(self.session_id)
             raise
         else:
             self._granted(grant, client._linked())

@@ -219,6 +219,11 @@ class Client(SyncEffects):
         )
         return Session(self, request, retry_for)
 
+    def give_back(self, session_id: str) -> None:
+        """Releases a slot that nobody will use, as cancelled: at once and without waiting,
+        and again while the sidecar is away."""
+        self._linked().owe(_wire.release(session_id, "cancelled", "", "", ""))
+
     def on_notice(self, callback: link.Subscriber) -> Callable[[], None]:
         """Has `callback` called with every notice (`Revoked`, `SidecarDraining`,
         `ConfigChanged`) of this process, on a thread of its own. Gives the function
@@ -295,7 +300,7 @@ class Session(SyncEffects, SessionState):
             grant = self._uncut(client._acquired(self))
         except (SidecarUnavailable, Undecided) as error:
             # It may have been decided, and the answer lost.
-            client._linked().owe(_wire.release(self.session_id, "cancelled", "", "", ""))
+            client.give_back(self.session_id)
             if not client.fail_open:
                 raise
             self._let_through(error)
@@ -303,7 +308,7 @@ class Session(SyncEffects, SessionState):
             raise
         except BaseException:
             # Stopped in the middle: the slot may be taken, and nobody would free it.
-            client._linked().owe(_wire.release(self.session_id, "cancelled", "", "", ""))
+            client.give_back(self.session_id)
             raise
         else:
             self._granted(grant, client._linked())
