@@ -153,11 +153,13 @@ class Call(AsyncSession):
 
     def watch(self, session: AgentSession[Any]) -> None:
         """Reports what goes wrong in `session`: its unrecoverable errors, and a close
-        because of one, with the provider slot. At most once. Observers are told that it
-        is live."""
+        because of one, with the provider slot. At most once. Call it before
+        `session.start`. Observers are told that it is live."""
         session.on("error", self._on_error)
         session.on("close", self._on_close)
         for observer in self._observers:
+            if (bound := getattr(observer, "on_session_bound", None)) is not None:
+                bound(self.info)
             self._soon(tell(observer, "on_session_start", self.info, session))
 
     def failed(self, slot: str, kind: str) -> None:
@@ -222,9 +224,12 @@ async def start(
     told as OpenRTC tells them. `stop_when_revoked`: the job shuts down when the slot is
     taken away.
     """
+    job = ctx.job
     call = prepare(ctx, client or default_client(), observers)
     await call.open()
     tie(ctx, call, stop_when_revoked)
+    tags = {"tenant": call.tenant, "session_id": job.id, "agent_name": job.agent_name}
+    ctx.log_context_fields = {**ctx.log_context_fields, **tags}
     return call
 
 
@@ -245,7 +250,8 @@ def prepare(
 
 
 def tie(ctx: JobContext, call: Call, stop_when_revoked: bool) -> None:
-    """Ties an open call to its job."""
+    """Ties an open call to its job. Not its logs: LiveKit puts a job's fields on all of
+    the process's records, and OpenRTC has many jobs in one process."""
     job = ctx.job
     call.info = info_of(
         job.id,
@@ -255,8 +261,6 @@ def tie(ctx: JobContext, call: Call, stop_when_revoked: bool) -> None:
         job_metadata=job.metadata,
         room_metadata=job.room.metadata,
     )
-    tags = {"tenant": call.tenant, "session_id": job.id, "agent_name": job.agent_name}
-    ctx.log_context_fields = {**ctx.log_context_fields, **tags}
 
     async def released(reason: str) -> None:
         if reason == "job crashed":
