@@ -23,6 +23,8 @@ class Receptionist(Agent):
 
 
 def providers(call: tenantd.openrtc.Call) -> dict[str, Any]:
+    if os.environ.get("BREAK_PROVIDERS"):
+        raise RuntimeError("the agency's own code is broken")
     return {"llm": openai.LLM(**call.providers.llm.kwargs, max_retries=0)}
 
 

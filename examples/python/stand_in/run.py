@@ -87,17 +87,19 @@ class Stage:
         return self
 
     async def __aexit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None,
+        self, _kind: type[BaseException] | None, error: BaseException | None,
         _trace: TracebackType | None,
     ) -> None:
         if self.worker.returncode is None:
             self.worker.terminate()
             try:
-                await asyncio.wait_for(self.worker.wait(), 15)
+                await asyncio.wait_for(self.worker.wait(), 3)  # It would wait for its calls.
             except asyncio.TimeoutError:
                 self.worker.kill()
                 await self.worker.wait()
         self.said = self.worker_log()
+        if error is not None:
+            print(self.said[-6000:])
         self._watching.cancel()
         await self.td.close()
         await self.livekit.stop()

@@ -35,6 +35,9 @@ ENTRYPOINT = "job_user_entrypoint"
 """LiveKit's name for the task of an entrypoint that has a process of its own: its end is
 not the call's."""
 
+NO_LIMIT = 2**31
+"""More failed calls in a row than a worker lives to see."""
+
 MakeProviders = Callable[[Call], Mapping[str, Any]]
 """Makes a call's provider objects, by `stt`, `llm`, `tts`. What it leaves out falls back
 to the agent's own."""
@@ -74,11 +77,14 @@ class Tenancy:
 
     @property
     def hooks(self) -> dict[str, Any]:
-        """`AgentPool(..., **tenancy.hooks)`: `request_fnc`, `tenant_config`, `observers`.
+        """`AgentPool(..., **tenancy.hooks)`: `request_fnc`, `tenant_config`, `observers`,
+        and `consecutive_failure_limit`: OpenRTC would close the worker, with every
+        tenant's calls, after five failed or terminated calls of one of them.
 
         To add observers of your own: `pool.add_observer(...)`.
         """
         return {
+            "consecutive_failure_limit": NO_LIMIT,
             "request_fnc": self.request_fnc,
             "tenant_config": _Source(self),
             "observers": [self],
