@@ -30,7 +30,9 @@ async def bot(runner_args: RunnerArguments) -> None:
         tenantd.pipecat.watch(s, worker)
         context = LLMContext([{"role": "user", "content": "Hi"}])
         await worker.queue_frames([LLMContextFrame(context), EndFrame()])
-        await WorkerRunner(handle_sigint=False).run(worker)
+        runner = WorkerRunner(handle_sigint=False)
+        await runner.add_workers(worker)
+        await runner.run()
 
 
 if __name__ == "__main__":

@@ -176,6 +176,10 @@ class FakeSidecar:
     async def _end(self) -> None:
         if self._server is not None:
             await self._server.stop(0)
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
 
 
 class _Service(SessionServiceServicer):
