@@ -140,7 +140,8 @@ class LoopMonitor:
             return None
         if task is None:
             return None
-        if hasattr(task, "get_context"):
-            found: Binding | None = task.get_context().get(context._current)
+        get_context = getattr(task, "get_context", None)
+        if get_context is not None:
+            found: Binding | None = get_context().get(context._current)
             return found
         return self._owners.get(task)

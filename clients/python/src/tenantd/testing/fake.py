@@ -224,8 +224,8 @@ class _Service(SessionServiceServicer):
         lease = await self._try(context, lambda: self._rules.find(request.session_id))
         return wire.GetSessionConfigResponse(config=self._config(lease.tenant))
 
-    async def PublishEvents(self, requests: Any, context: Any) -> AsyncIterator[Any]:
-        async for request in requests:
+    async def PublishEvents(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:
+        async for request in request_iterator:
             reply = wire.PublishEventsResponse()
             for index, published in enumerate(request.events):
                 try:
@@ -240,13 +240,13 @@ class _Service(SessionServiceServicer):
                 reply.accepted += 1
             yield reply
 
-    async def KeepAlive(self, requests: Any, context: Any) -> AsyncIterator[Any]:
-        first = await anext(aiter(requests))
+    async def KeepAlive(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:
+        first = await anext(aiter(request_iterator))
         worker = first.worker
         notices: asyncio.Queue[wire.KeepAliveResponse] = asyncio.Queue()
         self.streams.setdefault(worker, []).append(notices)
         notices.put_nowait(self._attach(worker, first))
-        listening = asyncio.ensure_future(self._listen(worker, requests, notices))
+        listening = asyncio.ensure_future(self._listen(worker, request_iterator, notices))
         try:
             while not listening.done() or not notices.empty():
                 told = asyncio.ensure_future(notices.get())
