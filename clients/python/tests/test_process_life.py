@@ -112,7 +112,7 @@ async def test_a_thousand_sessions_live_by_one_stream(fake):
 async def test_two_processes_may_run_one_session_and_it_ends_once(server):
     code = """
 import sys, tenantd
-with tenantd.connect_sync() as td, td.session("shared", tenant="acme") as s:
+with tenantd.connect_sync() as td, td.session("two-processes", tenant="acme") as s:
     print(s.tenant, s.providers.llm.model, flush=True)
     sys.stdin.readline()
 """
@@ -122,12 +122,12 @@ with tenantd.connect_sync() as td, td.session("shared", tenant="acme") as s:
     )
     assert await other.stdout.readline() == b"acme gpt-4o\n"
     async with tenantd.connect(server.address) as td:
-        async with td.session("shared", tenant="acme") as s:
+        async with td.session("two-processes", tenant="acme") as s:
             assert s.tenant == "acme" and server.live("acme") == 1
             other.stdin.write(b"\n")
             assert await other.wait() == 0
         with pytest.raises(tenantd.SessionEnded) as caught:
-            await td.renew("shared")
+            await td.renew("two-processes")
         assert caught.value.outcome == "success"
 
 

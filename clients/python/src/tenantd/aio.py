@@ -294,6 +294,7 @@ class AsyncSession(AsyncEffects, SessionState):
         self._client = client
 
     async def __aenter__(self) -> AsyncSession:
+        self._in_block = True
         return await self.open()
 
     async def open(self) -> AsyncSession:
@@ -366,8 +367,11 @@ class AsyncSession(AsyncEffects, SessionState):
             await self._client.publish(self.session_id, name, attributes, severity=severity)
 
     async def end(self, outcome: _wire.Outcome, *, slot: str = "", kind: str = "") -> None:
-        """Releases it before the end of the block, with an outcome of your own."""
+        """Releases it before the end of the block, or without one, with an outcome of
+        your own."""
         self._unwatch()
+        if not self._in_block:
+            self._unbind()
         if not self._over and not self.failed_open:
             await self._uncut(self._end(outcome, slot=slot, kind=kind))
 

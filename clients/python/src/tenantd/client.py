@@ -290,6 +290,7 @@ class Session(SyncEffects, SessionState):
         self._client = client
 
     def __enter__(self) -> Session:
+        self._in_block = True
         return self.open()
 
     def open(self) -> Session:
@@ -362,8 +363,11 @@ class Session(SyncEffects, SessionState):
             self._client.publish(self.session_id, name, attributes, severity=severity)
 
     def end(self, outcome: _wire.Outcome, *, slot: str = "", kind: str = "") -> None:
-        """Releases it before the end of the block, with an outcome of your own."""
+        """Releases it before the end of the block, or without one, with an outcome of
+        your own."""
         self._unwatch()
+        if not self._in_block:
+            self._unbind()
         if not self._over and not self.failed_open:
             self._uncut(self._end(outcome, slot=slot, kind=kind))
 

@@ -60,8 +60,8 @@ def bind(binding: Binding) -> contextvars.Token[Binding | None]:
     return _current.set(binding)
 
 
-def unbind(token: contextvars.Token[Binding | None]) -> None:
-    """Ends a `bind`.
+def unbind(token: contextvars.Token[Binding | None]) -> bool:
+    """Ends a `bind`; False where there is nothing to end.
 
     In another context than that of the `bind` (a generator closed by the garbage
     collector, a callback) there is nothing to end: that context never had it.
@@ -69,7 +69,8 @@ def unbind(token: contextvars.Token[Binding | None]) -> None:
     try:
         _current.reset(token)
     except ValueError:
-        pass
+        return False
+    return True
 
 
 @contextmanager

@@ -32,6 +32,7 @@ class SessionState:
         self._bound: Any = None
         self._traced: Any = None
         self._over = False
+        self._in_block = False
         self._callbacks: list[link.Subscriber] = []
         self.failed_open = False
         """True when the sidecar could not be asked and `fail_open` let it run: no
@@ -93,10 +94,9 @@ class SessionState:
         self._traced = tracing.attach(binding)
 
     def _unbind(self) -> None:
-        if self._bound is not None:
+        bound, self._bound = self._bound, None
+        if bound is not None and context.unbind(bound):
             tracing.detach(self._traced)
-            context.unbind(self._bound)
-            self._bound = None
 
     def on_notice(self, callback: link.Subscriber) -> None:
         """Has `callback` called with this session's notices (`Revoked`,
