@@ -1,5 +1,5 @@
 # Everything a newcomer needs: `make demo` and `make test`.
-.PHONY: demo test build lint gen fuzz rust-test python-test node-test setup
+.PHONY: demo test build lint gen fuzz rust-test python-test node-test setup python-versions bench
 
 build:
 	cargo build --locked
@@ -17,10 +17,18 @@ rust-test: build
 	cargo test --locked
 
 python-test: build
-	cd clients/python && ../../.venv/bin/pytest -q && ../../.venv/bin/mypy --strict src
+	cd clients/python && ../../.venv/bin/pytest -q && ../../.venv/bin/mypy --strict src && \
+	  ../../.venv/bin/pyright
 
 node-test: build
 	cd clients/node && npm run --silent typecheck && npm test --silent
+
+# The client on the other Pythons of this machine; CPU that the loop monitor costs.
+python-versions: build setup
+	scripts/python-versions.sh
+
+bench: setup
+	.venv/bin/python clients/python/bench/lag.py
 
 # Format, lints, and generated code as fresh as the protos.
 lint:

@@ -1,7 +1,9 @@
 """What is shipped: its files, its dependencies, its words."""
 
+import ast
 import inspect
 import pkgutil
+import re
 import subprocess
 import sys
 import tarfile
@@ -103,3 +105,11 @@ def test_importing_opens_nothing_and_needs_no_framework():
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert ran.stdout == "1 []\n"
+
+
+def test_the_python_of_the_readme_is_python():
+    text = (PROJECT / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+    assert len(blocks) >= 6
+    for block in blocks:
+        compile(block, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)

@@ -1,6 +1,8 @@
 """Runs a worker of these examples with all that it needs, and gives it calls.
 
     python stand_in/run.py livekit_agent.py '{"tenant": "acme"}' '{"tenant": 5}'
+    python stand_in/run.py openrtc_agents.py
+    python stand_in/run.py pipecat_bot.py
 
 Starts the sidecar (TENANTD_BIN, or `tenantd` on the PATH), a stand-in for LiveKit's
 dispatcher and for an LLM provider, and the worker; offers one job for each metadata;
@@ -12,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -135,9 +138,14 @@ class Stage:
 
 async def main(script: str, *metadata: str) -> None:
     config = {"tenants": {"acme": {"cap": 2}, "globex": {}}}
-    env = {"HANG_UP": "1", "CALL_SECONDS": "2"}
+    metadata = metadata or ('{"tenant": "acme"}', '{"tenant": "globex"}', '{"tenant": 5}')
+    if script == "pipecat_bot.py":
+        return await bots(script, config, metadata)
+    # voicegateway's rows go to a file of this run.
+    costs = tempfile.mkdtemp()
+    env = {"HANG_UP": "1", "CALL_SECONDS": "2", "VOICEGW_DB": f"{costs}/costs.db"}
     async with Stage(script, config, env=env) as stage:
-        for text in metadata or ('{"tenant": "acme"}', '{"tenant": "globex"}', '{"tenant": 5}'):
+        for text in metadata:
             answer = await stage.livekit.dispatch(text)
             if not answer.available:
                 print(f"{text}: rejected, {'for good' if answer.terminate else 'another may take it'}")
@@ -147,6 +155,23 @@ async def main(script: str, *metadata: str) -> None:
                   f"the provider saw {stage.provider.keys[-1:]}")
     if os.environ.get("VERBOSE"):
         print(stage.said)
+
+
+async def bots(script: str, config: dict[str, Any], metadata: tuple[str, ...]) -> None:
+    """A bot is a process of its own, and needs no dispatcher."""
+    stage = Stage(script, config)
+    await stage.provider.start()
+    keys = {name: f"sk-{name}" for name in config["tenants"]}
+    with Sidecar(stage.configured(keys)) as sidecar:
+        for text in metadata:
+            bot = await asyncio.create_subprocess_exec(
+                sys.executable, str(HERE.parent / script), text,
+                env={**os.environ, "TENANTD_ADDRESS": sidecar.address}, stderr=-1,
+            )
+            _, said = await bot.communicate()
+            end = "well" if bot.returncode == 0 else said.decode().strip().splitlines()[-2]
+            print(f"{text}: ended {end}; the provider saw {stage.provider.keys[-1:]}")
+    await stage.provider.stop()
 
 
 if __name__ == "__main__":
