@@ -16,7 +16,7 @@ import {
   Outcome,
   SessionEndedError,
   SidecarUnavailableError,
-  TenantdClient,
+  TenantdRpc,
   TenantdError,
 } from "../../clients/node/dist/index.js";
 
@@ -49,7 +49,7 @@ function readArguments() {
 }
 
 const options = readArguments();
-const client = new TenantdClient();
+const client = new TenantdRpc();
 // New for every run: a restarted process must not inherit a dead one's calls.
 const worker = `node-${hostname()}-${process.pid}-${randomUUID().slice(0, 8)}`;
 /** How to hang up each call under way; the reason is the outcome to book. */

@@ -1,242 +1,274 @@
-import { Client, credentials, type CallOptions as GrpcCallOptions } from "@grpc/grpc-js";
-import {
-  create,
-  fromBinary,
-  toBinary,
-  type DescMessage,
-  type DescMethodBiDiStreaming,
-  type DescMethodServerStreaming,
-  type DescMethodUnary,
-  type MessageInitShape,
-  type MessageShape,
-} from "@bufbuild/protobuf";
+import { EventEmitter } from "node:events";
+import { setTimeout as sleep } from "node:timers/promises";
 
-import { defaultAddress, grpcTarget, parseAddress } from "./address.js";
-import { toTenantdError } from "./errors.js";
-import type { SessionConfig } from "./gen/tenantd/v1/provider_pb.js";
-import type { Outcome, Session } from "./gen/tenantd/v1/session_pb.js";
-import {
-  SessionService,
-  type AcquireSessionRequestSchema,
-  type AcquireSessionResponse,
-  type PublishedEventSchema,
-  type PublishEventsResponse,
-  type ReleaseSessionRequestSchema,
-  type RenewSessionRequestSchema,
-  type ReportFailureRequestSchema,
-  type ReportFailureResponse,
-} from "./gen/tenantd/v1/session_service_pb.js";
-import {
-  WatchService,
-  type WatchSessionsRequestSchema,
-  type WatchSessionsResponse,
-} from "./gen/tenantd/v1/watch_service_pb.js";
-import { hideCredentials } from "./redact.js";
-import { KeepAlive, MessageStream } from "./streams.js";
+import { defaultAddress, parseAddress } from "./address.js";
+import { toConfig, type Config } from "./config.js";
+import { enter, type Frame } from "./context.js";
+import { TenantdError } from "./errors.js";
+import { Outcome } from "./gen/tenantd/v1/session_pb.js";
+import type { AcquireSessionResponse } from "./gen/tenantd/v1/session_service_pb.js";
+import { LoopMonitor, SLOW_THRESHOLD_MS } from "./lag.js";
+import { Link, share, undecided, unshare } from "./link.js";
+import { stderr, type Logger } from "./log.js";
+import { NoticeStream, type ConfigChanged, type Notice, type Revoked, type SidecarDraining } from "./notices.js";
+import { TenantdRpc, type AcquireRequest } from "./rpc.js";
+import { kindOf, Session, toRequest, type SessionOptions } from "./session.js";
 
-/** How to reach the sidecar. */
-export interface ClientOptions {
+/** How long an acquire that got no decision is tried again. */
+const RETRY_FOR_MS = 1_000;
+
+/** How to reach the sidecar, and what to do without it. */
+export interface ConnectOptions {
   /** `unix:/path` or `http://host:port`; {@link defaultAddress} when absent. */
   address?: string;
-  /** Deadline of every unary call in milliseconds; 2,000 when absent. */
+  /** Deadline of every call; 2,000 when absent. */
   timeoutMs?: number;
+  /** Name of this process; made here when absent. With one of its own the client has a stream of its own. */
+  worker?: string;
+  /**
+   * Sessions run without slot and config while the sidecar cannot be asked, each with
+   * an error in the log. By default they are refused with `SidecarUnavailableError`. A
+   * refusal is never overruled.
+   */
+  failOpen?: boolean;
+  /** Shortest block of the event loop that is told; 50 when absent, null switches it off. */
+  slowThresholdMs?: number | null;
+  /** Where warnings go; stderr when absent. A pino logger fits. */
+  logger?: Logger;
 }
 
-/** Settings of one call. */
-export interface CallOptions {
-  /** Deadline in milliseconds; the client's when absent. */
-  timeoutMs?: number;
+/** Notices of this process as events. */
+export interface NoticeEvents {
+  /** A session's slot is gone. */
+  revoked: [notice: Revoked];
+  /** The sidecar stops soon. */
+  draining: [notice: SidecarDraining];
+  /** A tenant's config changed. */
+  configChanged: [notice: ConfigChanged];
 }
 
-/** Fields of an acquire; see `AcquireSessionRequest` in the proto. */
-export type AcquireRequest = MessageInitShape<typeof AcquireSessionRequestSchema>;
-/** Fields of a renewal. */
-export type RenewRequest = MessageInitShape<typeof RenewSessionRequestSchema>;
-/** Fields of a release. */
-export type ReleaseRequest = MessageInitShape<typeof ReleaseSessionRequestSchema>;
-/** Fields of a failure report. */
-export type ReportFailureRequest = MessageInitShape<typeof ReportFailureRequestSchema>;
-/** One event of one live session. */
-export type EventInit = MessageInitShape<typeof PublishedEventSchema>;
-/** What to watch, and from where. */
-export type WatchRequest = MessageInitShape<typeof WatchSessionsRequestSchema>;
+/** A slot for one session, not yet kept alive. */
+export interface Grant {
+  /** Which session. */
+  readonly sessionId: string;
+  /** The tenant that it is bound to. */
+  readonly tenant: string;
+  /** What it runs on. */
+  readonly config: Config;
+  /** False when the session was there already. */
+  readonly created: boolean;
+}
 
-type AnyMethod<I extends DescMessage, O extends DescMessage> =
-  | DescMethodUnary<I, O>
-  | DescMethodServerStreaming<I, O>
-  | DescMethodBiDiStreaming<I, O>;
+// One a thread: its hooks see every client's sessions.
+let monitor: { of: LoopMonitor; users: number } | undefined;
 
-/**
- * Thin client of a sidecar: one method per call, nothing retried, no state but
- * the connection. Every method fails with a {@link TenantdError}.
- */
-export class TenantdClient {
+/** Asks the sidecar for sessions. Made by {@link connect}. */
+export class Tenantd extends EventEmitter<NoticeEvents> implements AsyncDisposable {
   /** The sidecar's address in its normal form. */
   readonly address: string;
-  readonly #timeoutMs: number;
-  readonly #grpc: Client;
-  readonly #streams = new Set<{ close(): void }>();
+  /** The plain calls, for what has no method here: `watch`, admin and so on. */
+  readonly rpc: TenantdRpc;
+  readonly #options: ConnectOptions;
+  readonly #log: Logger;
+  readonly #link: Link;
+  readonly #streams = new Set<NoticeStream>();
+  readonly #unsubscribe: () => void;
+  #closed = false;
 
-  /**
-   * Connects on the first call.
-   *
-   * @throws {@link RangeError} when the address is none
-   */
-  constructor(options: ClientOptions = {}) {
+  /** @internal */
+  constructor(options: ConnectOptions = {}) {
+    super();
     this.address = options.address === undefined ? defaultAddress() : parseAddress(options.address);
-    this.#timeoutMs = options.timeoutMs ?? 2_000;
-    this.#grpc = new Client(grpcTarget(this.address), credentials.createInsecure(), {
-      // The sidecar is on this machine: no proxy leads there, and after its
-      // restart the leases have only a short grace to be attached again.
-      "grpc.enable_http_proxy": 0,
-      "grpc.initial_reconnect_backoff_ms": 100,
-      "grpc.max_reconnect_backoff_ms": 2_000,
-    });
+    this.#options = options;
+    this.#log = options.logger ?? stderr;
+    const { timeoutMs, worker } = options;
+    this.rpc = new TenantdRpc({ address: this.address, ...(timeoutMs !== undefined && { timeoutMs }) });
+    this.#link = worker ? new Link(this.address, this.#log, worker) : share(this.address, this.#log);
+    this.#unsubscribe = this.#link.subscribe((notice) => this.#told(notice));
+  }
+
+  /** Whether sessions run while the sidecar cannot be asked. */
+  get failOpen(): boolean {
+    return this.#options.failOpen ?? false;
+  }
+
+  /** Where warnings go. */
+  get logger(): Logger {
+    return this.#log;
   }
 
   /**
-   * Takes a slot for one session of one tenant. Idempotent by `sessionId`. The
-   * answer holds the tenant's credentials in clear, hidden from
-   * `console.log` and `JSON.stringify`.
-   */
-  async acquire(request: AcquireRequest, options?: CallOptions): Promise<AcquireSessionResponse> {
-    const response = await this.unary(SessionService.method.acquireSession, request, options);
-    hideCredentials(response.config);
-    return response;
-  }
-
-  /** A sign of life: activates a pending lease and carries it on by its TTL. */
-  async renew(request: RenewRequest, options?: CallOptions): Promise<Session> {
-    const { session } = await this.unary(SessionService.method.renewSession, request, options);
-    return this.#present(session);
-  }
-
-  /** Ends a session, frees its slot and returns the outcome booked. */
-  async release(request: ReleaseRequest, options?: CallOptions): Promise<Outcome> {
-    return (await this.unary(SessionService.method.releaseSession, request, options)).outcome;
-  }
-
-  /** Marks a live session as failed. */
-  async reportFailure(request: ReportFailureRequest, options?: CallOptions): Promise<ReportFailureResponse> {
-    return this.unary(SessionService.method.reportFailure, request, options);
-  }
-
-  /** The current config of a live session. */
-  async getConfig(sessionId: string, options?: CallOptions): Promise<SessionConfig> {
-    const { config } = await this.unary(SessionService.method.getSessionConfig, { sessionId }, options);
-    hideCredentials(config);
-    return this.#present(config);
-  }
-
-  /**
-   * Opens the stream of this process. Keep one open per process and read it.
+   * A session for a block: `await using session = await td.acquire({ job })`.
    *
-   * @param worker - identity of the process, the same as in its acquires
+   * Its tenant is bound to the running function, and its slot kept as long as this
+   * process lives. To hold several at once in one function use {@link withSession} or
+   * `session.run`: a function has one binding, the last. Read how a block's end is
+   * booked at `Session[Symbol.asyncDispose]`.
+   *
+   * @throws a {@link TenantdError}: the class of the refusal's reason, or `SidecarUnavailableError`
    */
-  keepAlive(worker: string): KeepAlive {
-    const call = this.#duplex(SessionService.method.keepAlive);
-    return this.#track(call, new KeepAlive(call, this.address, worker));
+  acquire(options: SessionOptions = {}): Promise<Session> {
+    // Not an async function: only before its first await does it share its caller's context.
+    return this.#open(options, enter());
   }
 
   /**
-   * Publishes events of live sessions. Events that the sidecar refuses are in
-   * the answer's `refused`; they are not thrown.
+   * Runs `fn` with a session, bound, and releases it: `success`, `failure` when it
+   * throws, `cancelled` when it throws an `AbortError` or after `options.signal` was
+   * aborted.
    *
-   * @param events - at most 100
+   * @throws what `fn` throws, or a {@link TenantdError} as in {@link acquire}
    */
-  async publishEvents(events: EventInit[], options?: CallOptions): Promise<PublishEventsResponse> {
-    const method = SessionService.method.publishEvents;
-    const call = this.#duplex(method, this.#deadline(options));
-    const stream = this.#track(call, new MessageStream<PublishEventsResponse>(call, this.address));
-    call.end(create(method.input, { events }));
-    for await (const response of stream) return response;
-    return this.#present<PublishEventsResponse>(undefined);
+  async withSession<T>(options: SessionOptions, fn: (session: Session) => Promise<T> | T): Promise<T> {
+    const session = await this.#open(options, undefined);
+    try {
+      const result = await session.run(() => fn(session));
+      await session.end(session.signal.aborted ? "cancelled" : "success");
+      return result;
+    } catch (error) {
+      const stopped = session.signal.aborted || (error instanceof Error && error.name === "AbortError");
+      await (stopped ? session.end("cancelled") : session.end("failure", { kind: kindOf(error) }));
+      throw error;
+    }
   }
 
-  /** Snapshot and changes of sessions and tenants, until the loop is left. */
-  watch(request: WatchRequest = {}): MessageStream<WatchSessionsResponse> {
-    const method = WatchService.method.watchSessions;
-    const call = this.#grpc.makeServerStreamRequest(
-      path(method),
-      encoder(method.input),
-      decoder(method.output),
-      create(method.input, request),
+  /**
+   * Takes a slot that another process will run: it must ask for the same session id
+   * within the pending time (15 s), else the slot frees itself.
+   */
+  async reserve(options: SessionOptions): Promise<Grant> {
+    const { session, config, created } = await this.#granted(toRequest(options, false), options);
+    return { sessionId: session!.sessionId, tenant: session!.tenant, config: toConfig(config!), created };
+  }
+
+  /** Releases a slot that nobody will use, as cancelled: without waiting, and again while the sidecar is away. */
+  giveBack(sessionId: string): void {
+    this.#link.owe({ sessionId, outcome: Outcome.CANCELLED });
+  }
+
+  /**
+   * Every notice of this process from now on: `for await (const notice of td.notices())`.
+   * Ends when the client closes. At most 1,000 wait for a slow reader; then the oldest
+   * are dropped, which the log says.
+   */
+  notices(): NoticeStream {
+    const stream = new NoticeStream(
+      (closed) => this.#streams.delete(closed),
+      ({ type }) => this.#log.warn({}, `nobody reads the notices: ${type} is dropped`),
     );
-    return this.#track(call, new MessageStream<WatchSessionsResponse>(call, this.address));
-  }
-
-  /**
-   * Calls any unary method, for example one of `AdminService`.
-   *
-   * @param method - from a service descriptor of `@tenantd/client/proto`
-   */
-  unary<I extends DescMessage, O extends DescMessage>(
-    method: DescMethodUnary<I, O>,
-    request: MessageInitShape<I>,
-    options?: CallOptions,
-  ): Promise<MessageShape<O>> {
-    return new Promise((resolve, reject) => {
-      this.#grpc.makeUnaryRequest(
-        path(method),
-        encoder(method.input),
-        decoder(method.output),
-        create(method.input, request),
-        this.#deadline(options),
-        (error, response) => {
-          if (error) reject(toTenantdError(error, this.address));
-          else resolve(this.#present(response));
-        },
-      );
-    });
-  }
-
-  /** Ends all streams and the connection. */
-  close(): void {
-    for (const stream of this.#streams) stream.close();
-    this.#grpc.close();
-  }
-
-  /** Ends all streams and the connection. */
-  async [Symbol.asyncDispose](): Promise<void> {
-    this.close();
-  }
-
-  #duplex<I extends DescMessage, O extends DescMessage>(
-    method: DescMethodBiDiStreaming<I, O>,
-    options: GrpcCallOptions = {},
-  ) {
-    return this.#grpc.makeBidiStreamRequest(path(method), encoder(method.input), decoder(method.output), options);
-  }
-
-  /** A closed channel lets its streams run on, so `close` has to know them. */
-  #track<S extends { close(): void }>(call: { on(event: "status", listener: () => void): unknown }, stream: S): S {
     this.#streams.add(stream);
-    call.on("status", () => this.#streams.delete(stream));
     return stream;
   }
 
-  #deadline(options?: CallOptions): GrpcCallOptions {
-    return { deadline: Date.now() + (options?.timeoutMs ?? this.#timeoutMs) };
+  /** Closes the connection. Sessions that still run are not released: they end as lost after the grace. */
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#unsubscribe();
+    for (const stream of this.#streams) stream.close();
+    await (this.#options.worker ? this.#link.close() : unshare(this.#link));
+    this.rpc.close();
   }
 
-  /** An answer without what it must hold is the sidecar's fault, not the caller's. */
-  #present<T>(value: T | undefined): T {
-    if (value === undefined) throw toTenantdError(new Error("tenantd sent an incomplete answer"), this.address);
-    return value;
+  /** The same. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  async #open(options: SessionOptions, frame: Frame | undefined): Promise<Session> {
+    const { signal } = options;
+    const request = toRequest(options, true);
+    try {
+      signal?.throwIfAborted();
+      this.#link.start();
+      request.worker = this.#link.worker;
+      let granted: AcquireSessionResponse | undefined;
+      try {
+        granted = await unlessAborted(this.#granted(request, options), signal);
+      } catch (error) {
+        const mayRun = !signal?.aborted && undecided(error);
+        // It may have been decided, and the answer lost.
+        if (signal?.aborted || mayRun) this.giveBack(request.sessionId);
+        if (!mayRun || !this.failOpen) throw error;
+        const why = (error as Error).message.split("\n")[0] ?? "";
+        const text = `session ${request.sessionId} runs WITHOUT a slot, a cap and a config: failOpen, and ${why}`;
+        this.#log.error({ session_id: request.sessionId }, text);
+      }
+      const known = granted && { tenant: granted.session!.tenant, config: granted.config! };
+      return new Session(this, this.#link, request, known, frame, signal, this.#watched());
+    } catch (error) {
+      if (frame) frame.over = true;
+      throw error;
+    }
+  }
+
+  /** Acquires, and asks again where that is safe and may help. */
+  async #granted(request: AcquireRequest, { retryForMs = 0, signal }: SessionOptions): Promise<AcquireSessionResponse> {
+    const start = performance.now();
+    for (let wait = 50; ; wait = Math.min(wait * 2, 1_000)) {
+      let pause: number;
+      let limit: number;
+      try {
+        return await this.rpc.acquire(request);
+      } catch (error) {
+        if (!(error instanceof TenantdError)) throw error;
+        pause = error.retryAfterMs ?? wait;
+        // Safe: the same session id gets the same slot.
+        if (undecided(error)) limit = Math.min(this.#options.timeoutMs ?? 2_000, RETRY_FOR_MS);
+        else if (error.disposition === "retry_later" || error.retryAfterMs !== undefined) limit = retryForMs;
+        else throw error;
+        if (performance.now() - start + pause > limit) throw error;
+      }
+      await sleep(pause * (1 + Math.random() / 10), undefined, signal && { signal });
+    }
+  }
+
+  /** Has the loop watched while a session lives; gives the function that ends it. */
+  #watched(): () => void {
+    const threshold = this.#options.slowThresholdMs === undefined ? SLOW_THRESHOLD_MS : this.#options.slowThresholdMs;
+    if (threshold === null) return () => {};
+    const link = this.#link;
+    monitor ??= { of: new LoopMonitor(threshold, (ms, id) => link.blocked(ms, id), this.#log), users: 0 };
+    const mine = monitor;
+    mine.users += 1;
+    mine.of.enter();
+    return () => {
+      mine.of.leave();
+      mine.users -= 1;
+      if (mine.users === 0 && monitor === mine) monitor = undefined;
+    };
+  }
+
+  #told(notice: Notice): void {
+    for (const stream of this.#streams) stream.put(notice);
+    switch (notice.type) {
+      case "revoked":
+        return void this.emit("revoked", notice);
+      case "draining":
+        return void this.emit("draining", notice);
+      case "configChanged":
+        return void this.emit("configChanged", notice);
+    }
   }
 }
 
-function path<I extends DescMessage, O extends DescMessage>(method: AnyMethod<I, O>): string {
-  return `/${method.parent.typeName}/${method.name}`;
+/** Connects to the sidecar of this machine; the connection opens with the first call. */
+export function connect(options: ConnectOptions = {}): Tenantd {
+  return new Tenantd(options);
 }
 
-function encoder<D extends DescMessage>(schema: D): (message: MessageShape<D>) => Buffer {
-  return (message) => {
-    const bytes = toBinary(schema, message);
-    return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  };
-}
-
-function decoder<D extends DescMessage>(schema: D): (bytes: Buffer) => MessageShape<D> {
-  return (bytes) => fromBinary(schema, bytes);
+async function unlessAborted<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (!signal) return work;
+  let abort!: () => void;
+  const aborted = new Promise<never>((_, reject) => {
+    abort = () => reject(signal.reason as Error);
+    signal.addEventListener("abort", abort, { once: true });
+  });
+  // Whoever loses must not be an unhandled rejection.
+  work.catch(() => {});
+  try {
+    return await Promise.race([work, aborted]);
+  } finally {
+    signal.removeEventListener("abort", abort);
+  }
 }

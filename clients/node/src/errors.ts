@@ -164,15 +164,17 @@ export const errorClasses: Readonly<Record<ReasonName, typeof TenantdError>> = O
  */
 export function toTenantdError(error: unknown, address: string): TenantdError {
   if (error instanceof TenantdError) return error;
+  if (isRefusal(error)) {
+    const Class = classOf(error.reason);
+    return new Class(error.message, { code: status.UNKNOWN, reason: error.reason, sessionId: error.sessionId });
+  }
   if (!isServiceError(error)) {
     const message = error instanceof Error ? error.message : String(error);
     return new TenantdError(message, { code: status.UNKNOWN, cause: error });
   }
   const details = decodeDetails(error.metadata);
   if (details.reason !== undefined) {
-    const Class = Object.hasOwn(errorClasses, details.reason)
-      ? errorClasses[details.reason as ReasonName]
-      : TenantdError;
+    const Class = classOf(details.reason);
     return new Class(error.details, {
       ...details,
       reason: details.reason,
@@ -186,6 +188,15 @@ export function toTenantdError(error: unknown, address: string): TenantdError {
     return new SidecarUnavailableError(message, address, { code: error.code, cause: error });
   }
   return new TenantdError(error.details, { code: error.code, fields: details.fields, cause: error });
+}
+
+function classOf(reason: string): typeof TenantdError {
+  return Object.hasOwn(errorClasses, reason) ? errorClasses[reason as ReasonName] : TenantdError;
+}
+
+/** A refusal inside a reply, where no status says more. */
+function isRefusal(error: unknown): error is { reason: string; message: string; sessionId: string } {
+  return typeof error === "object" && error !== null && !(error instanceof Error) && "reason" in error;
 }
 
 function isServiceError(error: unknown): error is ServiceError {

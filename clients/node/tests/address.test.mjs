@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { defaultAddress } from "../dist/index.js";
+import { defaultAddress } from "@tenantd/client";
 import { contract } from "./sidecar.mjs";
 
 const { cases } = await contract("address.json");

@@ -5,10 +5,10 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 
-import { TenantdClient, TenantdError } from "../dist/index.js";
+import { TenantdRpc, TenantdError } from "@tenantd/client";
 
 const { TENANT = "default", COUNT = "1", START_AT = "0", PREFIX = `burst-${process.pid}` } = process.env;
-const client = new TenantdClient({ timeoutMs: 20_000 });
+const client = new TenantdRpc({ timeoutMs: 20_000 });
 const result = { granted: 0, refused: 0, reasons: {}, sessions: [] };
 
 async function acquire(sessionId) {

@@ -8,8 +8,8 @@ import { Metadata, status } from "@grpc/grpc-js";
 
 import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "../dist/gen/google/rpc/error_details_pb.js";
 import { StatusSchema } from "../dist/gen/google/rpc/status_pb.js";
-import * as tenantd from "../dist/index.js";
-import { SessionConfigSchema } from "../dist/proto.js";
+import * as tenantd from "@tenantd/client";
+import { SessionConfigSchema } from "@tenantd/client/proto";
 import { hideCredentials } from "../dist/redact.js";
 import { contract } from "./sidecar.mjs";
 
@@ -108,7 +108,7 @@ test("no connection and a passed deadline are SidecarUnavailableError, with the 
 });
 
 test("a client without a sidecar fails promptly with SidecarUnavailableError", async () => {
-  const client = new tenantd.TenantdClient({ address: "/nonexistent/tenantd.sock" });
+  const client = new tenantd.TenantdRpc({ address: "/nonexistent/tenantd.sock" });
   const started = Date.now();
   await assert.rejects(client.acquire({ tenant: "acme" }), SidecarUnavailableError);
   assert.ok(Date.now() - started < 2_500);

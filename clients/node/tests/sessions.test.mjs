@@ -7,8 +7,8 @@ import { fileURLToPath } from "node:url";
 import { Client, credentials } from "@grpc/grpc-js";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 
-import { Outcome, SessionEndedError, SessionState, SessionUnknownError, TenantAtCapError } from "../dist/index.js";
-import { SessionService, WatchService } from "../dist/proto.js";
+import { Outcome, SessionEndedError, SessionState, SessionUnknownError, TenantAtCapError } from "@tenantd/client";
+import { SessionService, WatchService } from "@tenantd/client/proto";
 import { startSidecar, until } from "./sidecar.mjs";
 
 const burst = fileURLToPath(new URL("burst.mjs", import.meta.url));

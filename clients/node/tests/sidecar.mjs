@@ -8,8 +8,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 
-import { Outcome, TenantdClient } from "../dist/index.js";
-import { Health, HealthCheckResponse_ServingStatus as Serving, WatchService } from "../dist/proto.js";
+import { Outcome, TenantdRpc } from "@tenantd/client";
+import { Health, HealthCheckResponse_ServingStatus as Serving, WatchService } from "@tenantd/client/proto";
 
 const root = fileURLToPath(new URL("../../../", import.meta.url));
 
@@ -79,7 +79,7 @@ export async function startSidecar(t, config = CONFIG) {
   let log = "";
   child.stderr.setEncoding("utf8").on("data", (text) => (log += text));
   const exited = once(child, "exit");
-  const client = new TenantdClient({ address });
+  const client = new TenantdRpc({ address });
 
   t.after(async () => {
     await releaseAll(client).catch(() => {});

@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { EndCause, EventKind, Outcome } from "../dist/index.js";
-import { AdminService } from "../dist/proto.js";
+import { EndCause, EventKind, Outcome } from "@tenantd/client";
+import { AdminService } from "@tenantd/client/proto";
 import { startSidecar } from "./sidecar.mjs";
 
 /** Reads the stream up to the first message that `wanted` accepts. */

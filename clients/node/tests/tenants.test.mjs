@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Outcome, TenantdError } from "../dist/index.js";
-import { WatchService } from "../dist/proto.js";
+import { Outcome, TenantdError } from "@tenantd/client";
+import { WatchService } from "@tenantd/client/proto";
 import { contract, startSidecar } from "./sidecar.mjs";
 
 const { cases } = await contract("tenants.json");

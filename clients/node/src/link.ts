@@ -1,0 +1,302 @@
+import { credentials, type ChannelCredentials, type ClientDuplexStream } from "@grpc/grpc-js";
+import { create, type MessageInitShape } from "@bufbuild/protobuf";
+import { durationFromMs } from "@bufbuild/protobuf/wkt";
+import type { Socket } from "node:net";
+
+import { SidecarUnavailableError, TenantdError, UndecidedError } from "./errors.js";
+import { Outcome } from "./gen/tenantd/v1/session_pb.js";
+import {
+  KeepAliveRequestSchema,
+  SessionService,
+  type KeepAliveAttached,
+  type KeepAliveRequest,
+  type KeepAliveResponse,
+} from "./gen/tenantd/v1/session_service_pb.js";
+import type { Logger } from "./log.js";
+import { fromResponse, type Notice } from "./notices.js";
+import { TenantdRpc, type AcquireRequest, type ReleaseRequest } from "./rpc.js";
+import { workerId } from "./worker.js";
+
+/** First and longest wait before the stream is opened again; doubled. */
+const BACKOFF_MS = [50, 2_000] as const;
+/** Sessions in one attach, the sidecar's bound. */
+const ATTACH_AT_MOST = 1_000;
+/** Revoked sessions remembered, so that each is told once. */
+const GONE_AT_MOST = 1_000;
+/** Releases kept while the sidecar is away; further ones are left to the grace. */
+const OWED_AT_MOST = 10_000;
+/** Between two reports of resident memory. */
+const MEMORY_EVERY_MS = 10_000;
+
+/** Called with a notice. */
+export type Subscriber = (notice: Notice) => void;
+
+/** A live session of this process: what it takes to have it again. */
+export interface Held {
+  readonly request: AcquireRequest & { sessionId: string };
+  readonly tenant: string;
+  /** Called with notices of this session alone. */
+  readonly told: Subscriber;
+}
+
+/** One process's (or worker thread's) stream to one sidecar. It opens with the first session. */
+export class Link {
+  readonly address: string;
+  readonly worker: string;
+  readonly #rpc: TenantdRpc;
+  readonly #stream: TenantdRpc;
+  readonly #log: Logger;
+  readonly #live = new Map<string, Held>();
+  readonly #owed = new Map<string, ReleaseRequest>();
+  readonly #gone = new Set<string>();
+  readonly #subscribers = new Set<Subscriber>();
+  #call: ClientDuplexStream<KeepAliveRequest, KeepAliveResponse> | undefined;
+  #timers: NodeJS.Timeout[] = [];
+  #wait: number = BACKOFF_MS[0];
+  #saidAway = false;
+  #started = false;
+  #settling = false;
+  #closed = false;
+
+  constructor(address: string, log: Logger, worker = workerId()) {
+    this.address = address;
+    this.worker = worker;
+    this.#log = log;
+    this.#rpc = new TenantdRpc({ address });
+    // A channel of its own: an open call must not keep the process alive, an
+    // acquire that is under way must.
+    this.#stream = new TenantdRpc({ address, credentials: unreferenced() });
+  }
+
+  /** Sessions held. */
+  get live(): number {
+    return this.#live.size;
+  }
+
+  /** Opens the stream, once; does not wait for it. */
+  start(): void {
+    if (this.#started || this.#closed) return;
+    this.#started = true;
+    this.#timers.push(setInterval(() => this.#say({ memoryBytes: memory() }), MEMORY_EVERY_MS).unref());
+    this.#open();
+  }
+
+  /** Keeps a session alive from now on. */
+  hold(sessionId: string, held: Held): void {
+    this.start();
+    this.#live.set(sessionId, held);
+    // Always: the stream may have broken and come back between the acquire and here.
+    this.#say({ attachSessionIds: [sessionId] });
+  }
+
+  /** Keeps it no longer. */
+  letGo(sessionId: string): void {
+    this.#live.delete(sessionId);
+  }
+
+  /** Releases a session as soon as the sidecar answers. */
+  owe(request: ReleaseRequest & { sessionId: string }): void {
+    this.start();
+    this.#live.delete(request.sessionId);
+    if (this.#owed.size < OWED_AT_MOST) this.#owed.set(request.sessionId, request);
+    else this.#log.warn({ session_id: request.sessionId }, "too many releases wait; this one is left to its TTL");
+    void this.#settle();
+  }
+
+  /** Reports that this thread's event loop was blocked. */
+  blocked(ms: number, sessionId: string): void {
+    this.#say({ loopBlocked: durationFromMs(Math.round(ms)), loopBlockedSessionId: sessionId });
+  }
+
+  /** Has `subscriber` called with every notice. Gives the function that ends it. */
+  subscribe(subscriber: Subscriber): () => void {
+    this.#subscribers.add(subscriber);
+    return () => void this.#subscribers.delete(subscriber);
+  }
+
+  /** Closes the stream. Sessions still held have the sidecar's grace. */
+  async close(): Promise<void> {
+    if (this.#owed.size > 0) await this.#settle();
+    this.#closed = true;
+    this.#timers.forEach(clearTimeout);
+    this.#stream.close();
+    this.#rpc.close();
+  }
+
+  #say(message: MessageInitShape<typeof KeepAliveRequestSchema>): void {
+    // Nothing is lost: what is held is said again by the next stream.
+    if (this.#call?.writable) this.#call.write(create(KeepAliveRequestSchema, message));
+  }
+
+  #open(): void {
+    const call = this.#stream.duplex(SessionService.method.keepAlive);
+    this.#call = call;
+    let over = false;
+    const ended = (): void => {
+      if (over) return;
+      over = true;
+      if (this.#call === call) this.#call = undefined;
+      this.#again();
+    };
+    call.on("metadata", () => {
+      this.#wait = BACKOFF_MS[0];
+      this.#saidAway = false;
+      void this.#settle();
+    });
+    call.on("data", (message: KeepAliveResponse) => {
+      if (message.message.case === "attached") this.#attached(message.message.value);
+      else {
+        const notice = fromResponse(message);
+        if (notice) this.#tell(notice);
+      }
+    });
+    call.on("error", ended);
+    call.on("end", ended);
+    this.#say({ worker: this.worker, memoryBytes: memory() });
+    const ids = [...this.#live.keys()];
+    for (let i = 0; i < ids.length; i += ATTACH_AT_MOST) {
+      this.#say({ attachSessionIds: ids.slice(i, i + ATTACH_AT_MOST) });
+    }
+  }
+
+  #again(): void {
+    if (this.#closed) return;
+    if (!this.#saidAway) {
+      this.#saidAway = true;
+      const live = `${this.live} sessions go on and re-attach`;
+      this.#log.warn({}, `the sidecar at ${this.address} is away; ${live}`);
+    }
+    const wait = this.#wait * (0.5 + Math.random() / 2);
+    this.#wait = Math.min(this.#wait * 2, BACKOFF_MS[1]);
+    this.#timers[1] = setTimeout(() => this.#open(), wait).unref();
+  }
+
+  #attached({ refused }: KeepAliveAttached): void {
+    for (const { sessionId, reason, outcome } of refused) {
+      const held = this.#live.get(sessionId);
+      if (!held) continue;
+      if (reason === "SESSION_UNKNOWN") void this.#reacquire(sessionId, held);
+      else {
+        const cause = reason === "SESSION_ENDED" ? (Outcome[outcome] ?? "").toLowerCase() : reason;
+        this.#tell({ type: "revoked", sessionId, tenant: held.tenant, cause, note: "" });
+      }
+    }
+  }
+
+  /** A sidecar that started anew: asks for the slot again, under the caps of now. */
+  async #reacquire(sessionId: string, held: Held): Promise<void> {
+    try {
+      await this.#rpc.acquire({ ...held.request, worker: this.worker, activate: true });
+    } catch (error) {
+      // Not decided: the next stream asks again.
+      if (undecided(error)) return this.#retryAttach(sessionId);
+      const cause = error instanceof TenantdError ? error.reason || error.name : "UNDECIDED";
+      return this.#tell({ type: "revoked", sessionId, tenant: held.tenant, cause, note: "" });
+    }
+    if (this.#live.has(sessionId)) this.#say({ attachSessionIds: [sessionId] });
+    else this.owe({ sessionId, outcome: Outcome.CANCELLED });
+  }
+
+  #retryAttach(sessionId: string): void {
+    this.#timers.push(
+      setTimeout(() => this.#live.has(sessionId) && this.#say({ attachSessionIds: [sessionId] }), 1_000).unref(),
+    );
+  }
+
+  /** Pays owed releases. */
+  async #settle(): Promise<void> {
+    if (this.#settling) return;
+    this.#settling = true;
+    try {
+      for (const [sessionId, request] of this.#owed) {
+        try {
+          await this.#rpc.release(request);
+        } catch (error) {
+          if (error instanceof SidecarUnavailableError) return; // Until the stream is back.
+        }
+        if (this.#owed.get(sessionId) === request) this.#owed.delete(sessionId);
+      }
+    } finally {
+      this.#settling = false;
+    }
+  }
+
+  #tell(notice: Notice): void {
+    const told = [...this.#subscribers];
+    if (notice.type === "revoked") {
+      const held = this.#live.get(notice.sessionId);
+      this.#live.delete(notice.sessionId);
+      if (held) told.unshift(held.told);
+      // The answer to an attach has said it before the notice.
+      else if (this.#gone.has(notice.sessionId)) return;
+      this.#gone.add(notice.sessionId);
+      if (this.#gone.size > GONE_AT_MOST) this.#gone.delete(this.#gone.values().next().value!);
+    } else if (notice.type === "configChanged") {
+      for (const id of notice.sessionIds) {
+        const held = this.#live.get(id);
+        if (held) told.unshift(held.told);
+      }
+    }
+    for (const subscriber of told) {
+      try {
+        subscriber(notice);
+      } catch (error) {
+        this.#log.error({ error: String(error) }, `a listener for ${notice.type} failed`);
+      }
+    }
+  }
+}
+
+/** Whether asking again with the same session id is safe and may help. */
+export function undecided(error: unknown): boolean {
+  return error instanceof SidecarUnavailableError || error instanceof UndecidedError;
+}
+
+/**
+ * Credentials whose sockets never keep the process alive. grpc-js references the socket
+ * of every open call and has no setting for it; where a later version takes another way
+ * the process lives until `close()`.
+ */
+function unreferenced(): ChannelCredentials {
+  const insecure = credentials.createInsecure();
+  const make = insecure._createSecureConnector?.bind(insecure);
+  if (make) {
+    insecure._createSecureConnector = (...given) => {
+      const connector = make(...given);
+      const connect = connector.connect.bind(connector);
+      connector.connect = (socket: Socket) => {
+        socket.unref();
+        socket.ref = () => socket;
+        return connect(socket);
+      };
+      return connector;
+    };
+  }
+  return insecure;
+}
+
+function memory(): bigint {
+  return BigInt(process.memoryUsage.rss());
+}
+
+const shared = new Map<string, { link: Link; users: number }>();
+
+/** The process's link to `address`; give it back with `unshare`. */
+export function share(address: string, log: Logger): Link {
+  const known = shared.get(address) ?? { link: new Link(address, log), users: 0 };
+  known.users += 1;
+  shared.set(address, known);
+  return known.link;
+}
+
+/** Closes the link with its last user. */
+export async function unshare(link: Link): Promise<void> {
+  const known = shared.get(link.address);
+  if (known?.link === link) {
+    known.users -= 1;
+    if (known.users > 0) return;
+    shared.delete(link.address);
+  }
+  await link.close();
+}
+
