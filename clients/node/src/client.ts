@@ -183,12 +183,16 @@ export class Tenantd extends EventEmitter<NoticeEvents> implements AsyncDisposab
       this.#link.start();
       request.worker = this.#link.worker;
       let granted: AcquireSessionResponse | undefined;
+      const asking = this.#granted(request, options);
       try {
-        granted = await unlessAborted(this.#granted(request, options), signal);
+        granted = await unlessAborted(asking, signal);
       } catch (error) {
         const mayRun = !signal?.aborted && undecided(error);
+        const giveBack = (): void => this.giveBack(request.sessionId);
+        // Not before the answer: a release that overtakes the acquire would free nothing.
+        if (signal?.aborted) void asking.then(giveBack, giveBack);
         // It may have been decided, and the answer lost.
-        if (signal?.aborted || mayRun) this.giveBack(request.sessionId);
+        else if (mayRun) giveBack();
         if (!mayRun || !this.failOpen) throw error;
         const why = (error as Error).message.split("\n")[0] ?? "";
         const text = `session ${request.sessionId} runs WITHOUT a slot, a cap and a config: failOpen, and ${why}`;

@@ -44,6 +44,8 @@ export interface TenantdErrorFields {
  * this version does not know arrives as this class.
  */
 export class TenantdError extends Error {
+  /** What is wrong, in the sidecar's words: `message` without reason, retry time and hint. */
+  readonly detail: string;
   /** gRPC status code. */
   readonly code: status;
   /** Stable reason, for example `"TENANT_AT_CAP"`; `""` when none was given. */
@@ -69,8 +71,9 @@ export class TenantdError extends Error {
 
   /** @internal */
   constructor(message: string, fields: TenantdErrorFields) {
-    super(message, fields.cause === undefined ? {} : { cause: fields.cause });
+    super(forPeople(message, fields), fields.cause === undefined ? {} : { cause: fields.cause });
     this.name = new.target.name;
+    this.detail = message;
     this.code = fields.code;
     this.reason = fields.reason ?? "";
     this.tenant = fields.tenant;
@@ -83,6 +86,27 @@ export class TenantdError extends Error {
     this.fields = fields.fields ?? [];
     this.metadata = fields.metadata ?? {};
   }
+}
+
+/** What a developer or operator can do about it. */
+const HINTS: Readonly<Record<string, string>> = {
+  TENANT_MALFORMED: 'Dispatch with metadata {"tenant": "<1-128 of A-Z a-z 0-9 _ ->"}, or with none for `default`.',
+  TENANT_CONFLICT: "Leave `tenant` out, or make it agree with the metadata.",
+  DRAINING: "Reject the job so that another machine takes it; this one is about to stop.",
+  TENANT_SUSPENDED: "An operator did this: `tenantd tenants NAME` says who and why, `tenantd resume NAME` ends it.",
+  CIRCUIT_OPEN: "Too many sessions of this tenant failed: look at its provider and key; `tenantd breaker` shows and resets.",
+  TENANT_AT_CAP: "Release sessions (`tenantd sessions` lists them), or raise the cap: `tenantd cap TENANT N`.",
+  CONFIG_UNAVAILABLE: "A credential or the tenant's entry could not be read: see the sidecar's log.",
+  TENANT_UNKNOWN: 'Add the tenant to the config, or set unknown_tenants = "accept".',
+  SESSION_CONFLICT: "Session ids are unique over tenants: use the dispatcher's job id.",
+  SESSION_ENDED: "Use a new session id for a new session.",
+  SESSION_UNKNOWN: "It was never acquired here, or ended long ago.",
+};
+
+function forPeople(message: string, { reason, retryAfterMs }: TenantdErrorFields): string {
+  const retry = retryAfterMs === undefined ? "" : ` (retry after ${retryAfterMs / 1000} s)`;
+  const hint = reason && Object.hasOwn(HINTS, reason) ? `\n  ${HINTS[reason]}` : "";
+  return `${reason ? `${reason}: ` : ""}${message}${retry}${hint}`;
 }
 
 /** The tenant id breaks the rule. Final. */
@@ -179,15 +203,15 @@ export function toTenantdError(error: unknown, address: string): TenantdError {
       ...details,
       reason: details.reason,
       code: error.code,
+      // No cause: it says nothing more, in fifty lines.
       disposition: disposition(details.metadata["disposition"]),
-      cause: error,
     });
   }
   if (error.code === status.UNAVAILABLE || error.code === status.DEADLINE_EXCEEDED) {
     const message = `tenantd at ${address} did not answer: ${error.details}. Is \`tenantd serve\` running there?`;
-    return new SidecarUnavailableError(message, address, { code: error.code, cause: error });
+    return new SidecarUnavailableError(message, address, { code: error.code });
   }
-  return new TenantdError(error.details, { code: error.code, fields: details.fields, cause: error });
+  return new TenantdError(error.details, { code: error.code, fields: details.fields });
 }
 
 function classOf(reason: string): typeof TenantdError {

@@ -180,24 +180,26 @@ export class TenantdRpc {
    *
    * @param method - from a service descriptor of `@tenantd/client/proto`
    */
-  unary<I extends DescMessage, O extends DescMessage>(
+  async unary<I extends DescMessage, O extends DescMessage>(
     method: DescMethodUnary<I, O>,
     request: MessageInitShape<I>,
     options?: CallOptions,
   ): Promise<MessageShape<O>> {
-    return new Promise((resolve, reject) => {
-      this.#grpc.makeUnaryRequest(
-        path(method),
-        encoder(method.input),
-        decoder(method.output),
-        create(method.input, request),
-        this.#deadline(options),
-        (error, response) => {
-          if (error) reject(toTenantdError(error, this.address));
-          else resolve(this.#present(response));
-        },
-      );
-    });
+    try {
+      return await new Promise((resolve, reject) => {
+        this.#grpc.makeUnaryRequest(
+          path(method),
+          encoder(method.input),
+          decoder(method.output),
+          create(method.input, request),
+          this.#deadline(options),
+          (error, response) => (error ? reject(error) : resolve(this.#present(response))),
+        );
+      });
+    } catch (error) {
+      // Made here, not in the callback: its stack then names who called.
+      throw toTenantdError(error, this.address);
+    }
   }
 
   /** Ends all streams and the connection. */

@@ -50,7 +50,8 @@ test("every reason of the contract is decoded with its code and disposition", ()
     assert.equal(error.reason, reason);
     assert.equal(error.code, status[code]);
     assert.equal(error.disposition, disposition);
-    assert.equal(error.message, "no");
+    assert.equal(error.detail, "no");
+    assert.ok(error.message.startsWith(`${reason}: no`));
   }
 });
 

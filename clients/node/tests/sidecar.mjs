@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 
 import { Outcome, TenantdRpc } from "@tenantd/client";
-import { Health, HealthCheckResponse_ServingStatus as Serving, WatchService } from "@tenantd/client/proto";
+import { AdminService, Health, HealthCheckResponse_ServingStatus as Serving, WatchService } from "@tenantd/client/proto";
 
 const root = fileURLToPath(new URL("../../../", import.meta.url));
 
@@ -65,20 +65,23 @@ export async function until(what, probe, timeoutMs = 5_000) {
  * Starts `tenantd serve` on a socket of its own and waits until it serves.
  * @param {import("node:test").TestContext} t - stops it when the test ends
  */
-export async function startSidecar(t, config = CONFIG) {
+export async function startSidecar(t, config = CONFIG, listen = undefined) {
   assert.ok(existsSync(binary), `${binary} is missing: run cargo build, or set TENANTD_BIN`);
   // mkdtemp makes it 0700. The name is short because socket paths are.
   const directory = await mkdtemp(join(tmpdir(), "tn-"));
   const file = join(directory, "tenantd.toml");
   await writeFile(file, config, { mode: 0o600 });
   const path = join(directory, "s.sock");
-  const address = `unix:${path}`;
-  const child = spawn(binary, ["serve", "--config", file, "--listen", address], {
-    stdio: ["ignore", "ignore", "pipe"],
-  });
+  const address = listen ?? `unix:${path}`;
   let log = "";
-  child.stderr.setEncoding("utf8").on("data", (text) => (log += text));
-  const exited = once(child, "exit");
+  let child;
+  let exited;
+  const start = () => {
+    child = spawn(binary, ["serve", "--config", file, "--listen", address], { stdio: ["ignore", "ignore", "pipe"] });
+    child.stderr.setEncoding("utf8").on("data", (text) => (log += text));
+    exited = once(child, "exit");
+  };
+  start();
   const client = new TenantdRpc({ address });
 
   t.after(async () => {
@@ -93,16 +96,57 @@ export async function startSidecar(t, config = CONFIG) {
     assert.doesNotMatch(log, /sk-[a-z]+-0123456789/, "a credential in the log");
   });
 
-  await until(
-    "the sidecar serves",
-    async () => {
-      if (child.exitCode !== null) assert.fail(`tenantd ended with ${child.exitCode}:\n${log}`);
-      const answer = await client.unary(Health.method.check, {}, { timeoutMs: 500 }).catch(() => undefined);
-      return answer?.status === Serving.SERVING;
+  const serves = () =>
+    until(
+      "the sidecar serves",
+      async () => {
+        if (child.exitCode !== null) assert.fail(`tenantd ended with ${child.exitCode}:\n${log}`);
+        const answer = await client.unary(Health.method.check, {}, { timeoutMs: 500 }).catch(() => undefined);
+        return answer?.status === Serving.SERVING;
+      },
+      10_000,
+    );
+  await serves();
+  return {
+    address,
+    path,
+    client,
+    log: () => log,
+    /** Ends it without a word. */
+    async kill() {
+      child.kill("SIGKILL");
+      await exited;
     },
-    10_000,
-  );
-  return { address, path, client, log: () => log };
+    /** Starts it anew. */
+    async restart() {
+      start();
+      await serves();
+    },
+    /** Changes the config file and has it read. */
+    async configure(text) {
+      await writeFile(file, text, { mode: 0o600 });
+      await client.unary(AdminService.method.reloadConfig, {});
+    },
+    /** Live sessions of a tenant. */
+    async live(tenant) {
+      const { sessions } = await client.unary(WatchService.method.listSessions, {});
+      return sessions.filter((session) => session.tenant === tenant).length;
+    },
+    /** What `watch` shows from now on, as a growing list of events. */
+    async events() {
+      const seen = [];
+      const stream = client.watch({});
+      await new Promise((resolve, reject) => {
+        (async () => {
+          for await (const { item } of stream) {
+            if (item.case === "event") seen.push(item.value);
+            if (item.case === "snapshotEnd") resolve();
+          }
+        })().catch(reject);
+      });
+      return seen;
+    },
+  };
 }
 
 /** Live sessions would hold the drain up to its deadline. */
