@@ -14,3 +14,8 @@ node -e '
 "$root/scripts/npm-ci.sh" "$root/clients/node"
 cd "$root/clients/node"
 npm run --silent build
+
+# The examples import the package by its name, as they would when it is installed.
+mkdir -p node_modules/@tenantd
+ln -sfn ../../ node_modules/@tenantd/client
+ln -sfn ../../clients/node/node_modules "$root/examples/node/node_modules"

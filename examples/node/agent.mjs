@@ -18,7 +18,7 @@ import {
   SidecarUnavailableError,
   TenantdRpc,
   TenantdError,
-} from "../../clients/node/dist/index.js";
+} from "@tenantd/client";
 
 const USAGE = `usage: agent.mjs [--calls N] [--tenant-metadata JSON] [--room-metadata JSON] [--agent NAME]
                  [--hold SECONDS] [--fail-slot SLOT] [--session-prefix P] [--concurrent]`;

@@ -111,11 +111,11 @@ export class TenantRequest {
       const unanswered = error instanceof SidecarUnavailableError;
       if (unanswered) client.giveBack(this.id);
       if (!(client.failOpen && unanswered)) {
-        client.logger.warn({ session_id: this.id }, `job is rejected: ${error.message}`);
+        client.logger.warn({ session_id: this.id }, `job is rejected: ${said(error)}`);
         await this.request.reject();
         return false;
       }
-      client.logger.error({ session_id: this.id }, `job is accepted WITHOUT a slot: failOpen, and ${error.message}`);
+      client.logger.error({ session_id: this.id }, `job is accepted WITHOUT a slot: failOpen, and ${said(error)}`);
     }
     try {
       await this.request.accept(...args);
@@ -206,6 +206,11 @@ export class Call {
     // The class alone: an error's text may quote a key.
     this.failed(SLOTS[fault.type ?? ""] ?? "", kindOf(fault.error ?? fault));
   }
+}
+
+/** On one line. */
+function said({ reason, detail }: TenantdError): string {
+  return reason ? `${reason}: ${detail}` : detail;
 }
 
 interface Fault {

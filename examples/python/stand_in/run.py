@@ -3,6 +3,7 @@
     python stand_in/run.py livekit_agent.py '{"tenant": "acme"}' '{"tenant": 5}'
     python stand_in/run.py openrtc_agents.py
     python stand_in/run.py pipecat_bot.py
+    python stand_in/run.py livekit_agent.mjs
 
 Starts the sidecar (TENANTD_BIN, or `tenantd` on the PATH), a stand-in for LiveKit's
 dispatcher and for an LLM provider, and the worker; offers one job for each metadata;
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -38,7 +40,9 @@ class Stage:
         self, script: str, config: dict[str, Any], *, env: Mapping[str, str] | None = None,
         arguments: tuple[str, ...] = ("start",), binary: Any = None,
     ) -> None:
-        self._command = (sys.executable, str(HERE.parent / script), *arguments)
+        node = script.endswith(".mjs")
+        folder = HERE.parent.parent / "node" if node else HERE.parent
+        self._command = ("node" if node else sys.executable, str(folder / script), *arguments)
         self.config, self._env, self._binary = config, dict(env or {}), binary
         self.livekit, self.provider = Dispatcher(), Provider()
         self.ended: dict[str, str] = {}
@@ -73,6 +77,7 @@ class Stage:
             "LIVEKIT_API_SECRET": "secret-secret-secret-secret-secret",
             "TENANTD_ADDRESS": self.sidecar.address,
             "PYTHONPATH": str(HERE / "no_media"),
+            "PORT": str(_free_port()),  # Of the Node worker's health page, which takes no 0.
             **self._env,
         }
         self.log = (self.sidecar.folder / "worker.log").open("wb+")
@@ -134,6 +139,12 @@ class Stage:
                 case "failure_reported":
                     failure = event.failure_reported
                     self.failures[event.session_id] = (failure.slot, failure.kind)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
 
 
 async def main(script: str, *metadata: str) -> None:
