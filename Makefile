@@ -1,5 +1,5 @@
 # Everything a newcomer needs: `make demo` and `make test`.
-.PHONY: demo test build lint gen fuzz rust-test python-test node-test setup python-versions bench
+.PHONY: demo test build lint gen fuzz rust-test python-test node-test setup python-versions bench node-versions
 
 build:
 	cargo build --locked
@@ -23,9 +23,12 @@ python-test: build
 node-test: build
 	cd clients/node && npm run --silent typecheck && npm test --silent
 
-# The client on the other Pythons of this machine; CPU that the loop monitor costs.
+# The clients on other Pythons and Nodes; CPU that the loop monitor costs.
 python-versions: build setup
 	scripts/python-versions.sh
+
+node-versions: build setup
+	scripts/node-versions.sh
 
 bench: setup
 	.venv/bin/python clients/python/bench/lag.py
