@@ -28,6 +28,9 @@ const OWED_AT_MOST = 10_000;
 /** Between two reports of resident memory. */
 const MEMORY_EVERY_MS = 10_000;
 
+/** Before what was not decided is asked again. */
+const LATER_MS = 1_000;
+
 /** Called with a notice. */
 export type Subscriber = (notice: Notice) => void;
 
@@ -51,7 +54,7 @@ export class Link {
   readonly #gone = new Set<string>();
   readonly #subscribers = new Set<Subscriber>();
   #call: ClientDuplexStream<KeepAliveRequest, KeepAliveResponse> | undefined;
-  #timers: NodeJS.Timeout[] = [];
+  readonly #waiting = new Set<NodeJS.Timeout>();
   #wait: number = BACKOFF_MS[0];
   #saidAway = false;
   #started = false;
@@ -77,7 +80,7 @@ export class Link {
   start(): void {
     if (this.#started || this.#closed) return;
     this.#started = true;
-    this.#timers.push(setInterval(() => this.#say({ memoryBytes: memory() }), MEMORY_EVERY_MS).unref());
+    this.#waiting.add(setInterval(() => this.#say({ memoryBytes: memory() }), MEMORY_EVERY_MS).unref());
     this.#open();
   }
 
@@ -118,7 +121,7 @@ export class Link {
   async close(): Promise<void> {
     if (this.#owed.size > 0) await this.#settle();
     this.#closed = true;
-    this.#timers.forEach(clearTimeout);
+    this.#waiting.forEach((timer) => clearTimeout(timer));
     this.#stream.close();
     this.#rpc.close();
   }
@@ -129,6 +132,7 @@ export class Link {
   }
 
   #open(): void {
+    if (this.#closed) return;
     const call = this.#stream.duplex(SessionService.method.keepAlive);
     this.#call = call;
     let over = false;
@@ -168,7 +172,7 @@ export class Link {
     }
     const wait = this.#wait * (0.5 + Math.random() / 2);
     this.#wait = Math.min(this.#wait * 2, BACKOFF_MS[1]);
-    this.#timers[1] = setTimeout(() => this.#open(), wait).unref();
+    this.#later(() => this.#open(), wait);
   }
 
   #attached({ refused }: KeepAliveAttached): void {
@@ -188,8 +192,10 @@ export class Link {
     try {
       await this.#rpc.acquire({ ...held.request, worker: this.worker, activate: true });
     } catch (error) {
-      // Not decided: the next stream asks again.
-      if (undecided(error)) return this.#retryAttach(sessionId);
+      // Not decided: asked again, by this stream or the next.
+      if (undecided(error)) {
+        return this.#later(() => this.#live.has(sessionId) && this.#say({ attachSessionIds: [sessionId] }));
+      }
       const cause = error instanceof TenantdError ? error.reason || error.name : "UNDECIDED";
       return this.#tell({ type: "revoked", sessionId, tenant: held.tenant, cause, note: "" });
     }
@@ -197,22 +203,28 @@ export class Link {
     else this.owe({ sessionId, outcome: Outcome.CANCELLED });
   }
 
-  #retryAttach(sessionId: string): void {
-    this.#timers.push(
-      setTimeout(() => this.#live.has(sessionId) && this.#say({ attachSessionIds: [sessionId] }), 1_000).unref(),
-    );
+  #later(what: () => void, ms = LATER_MS): void {
+    const timer = setTimeout(() => {
+      this.#waiting.delete(timer);
+      what();
+    }, ms).unref();
+    this.#waiting.add(timer);
   }
 
   /** Pays owed releases. */
   async #settle(): Promise<void> {
-    if (this.#settling) return;
+    if (this.#settling || this.#closed) return;
     this.#settling = true;
     try {
       for (const [sessionId, request] of this.#owed) {
         try {
           await this.#rpc.release(request);
         } catch (error) {
-          if (error instanceof SidecarUnavailableError) return; // Until the stream is back.
+          if (error instanceof SidecarUnavailableError) {
+            // The stream may have held while the sidecar could not answer.
+            this.#later(() => void this.#settle());
+            return;
+          }
         }
         if (this.#owed.get(sessionId) === request) this.#owed.delete(sessionId);
       }

@@ -117,6 +117,8 @@ export async function startSidecar(t, config = CONFIG, listen = undefined) {
       child.kill("SIGKILL");
       await exited;
     },
+    /** Has it hang, and go on. */
+    signal: (name) => child.kill(name),
     /** Starts it anew. */
     async restart() {
       start();
