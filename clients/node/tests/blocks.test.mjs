@@ -296,6 +296,24 @@ for (const what of ["idle", "thread"]) {
   });
 }
 
+test("a cluster's fork that dies frees its slot, though its primary lives", async (t) => {
+  const { sidecar, ended } = await stage(t);
+  const child = spawn(process.execPath, [fileURLToPath(new URL("process.mjs", import.meta.url)), sidecar.address, "acme", "cluster"], { stdio: ["ignore", "pipe", "inherit"] });
+  t.after(() => child.kill("SIGKILL"));
+  const [line] = await once(child.stdout.setEncoding("utf8"), "data");
+  assert.equal(await ended(line.trim()), "lost");
+  assert.equal(await sidecar.live("acme"), 0);
+});
+
+test("the example of the raw stubs runs", async (t) => {
+  const { sidecar, events } = await stage(t);
+  const file = fileURLToPath(new URL("../../../examples/node/raw_stubs.mjs", import.meta.url));
+  const child = spawn(process.execPath, [file], { env: { ...process.env, TENANTD_ADDRESS: sidecar.address }, stdio: ["ignore", "pipe", "inherit"] });
+  const [text] = await once(child.stdout.setEncoding("utf8"), "data");
+  assert.match(text, /runs for acme on gpt-4o/);
+  await until("it ended", () => events.some((e) => e.detail.case === "sessionEnded"));
+});
+
 test("a client over TCP does the same", async (t) => {
   const port = 20_000 + (process.pid % 20_000);
   const sidecar = await startSidecar(t, CONFIG, `http://127.0.0.1:${port}`);
