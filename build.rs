@@ -5,10 +5,11 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const PROTOS: [&str; 3] = [
+const PROTOS: [&str; 4] = [
     "tenantd/v1/session_service.proto",
     "tenantd/v1/watch_service.proto",
     "tenantd/v1/admin_service.proto",
+    "tenantd/v1/tenant_config_service.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -23,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // `reason.proto` is reached through `event.proto`.
     tonic_prost_build::configure()
         // A generated Debug would print keys; `wire` writes a redacting one.
-        .skip_debug(["tenantd.v1.Credential"])
+        .skip_debug(["tenantd.v1.Credential", "tenantd.v1.ResolveTenantResponse"])
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -26,3 +26,12 @@ impl Drop for v1::Credential {
         self.value.zeroize();
     }
 }
+
+impl std::fmt::Debug for v1::ResolveTenantResponse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ResolveTenantResponse")
+            .field("config", &self.config.as_ref().map(|_| "[redacted]"))
+            .field("unchanged", &self.unchanged)
+            .finish_non_exhaustive()
+    }
+}

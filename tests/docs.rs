@@ -33,6 +33,8 @@ fn every_key_of_the_config_file_is_documented() {
         "defaults.providers.llm",
         "tenants.a",
         "agents.a",
+        "[sources]",
+        "vault",
     ];
     let mut seen = 0;
     for table in tables {

@@ -42,10 +42,16 @@ impl Sidecar {
         actor: &Actor,
     ) -> Result<TenantReport, Rejection> {
         permit(caller)?;
-        let config = self.config();
-        let terms = config.terms(tenant);
-        let view = self.store.change(tenant, &terms, change, actor, self.now()).await?;
-        Ok(TenantReport { view, config: config.tenant(tenant) })
+        // Nobody is asked: an operator must be able to stop a tenant while its
+        // source is down.
+        let terms = self.known_terms(tenant);
+        let now = self.now();
+        let view = self.store.change(tenant, &terms, change, actor, now).await?;
+        let version = match self.store.snapshot(tenant, now).await {
+            Some(snapshot) => snapshot.version,
+            None => terms.told(),
+        };
+        Ok(TenantReport { view, config: self.known_config(tenant), version })
     }
 
     /// Ends a session by hand and tells its worker.
@@ -117,57 +123,19 @@ impl Sidecar {
         let old = self.config();
         let changes = config::diff(&old, &new);
         self.config.store(std::sync::Arc::new(new));
-        let mut concerned = changes.tenants.clone();
-        if changes.defaults_changed {
-            // Those on the defaults are known only by their state.
-            let new = self.config();
-            let live = self.store.tenants().await;
-            concerned.extend(live.into_iter().filter(|id| !new.tenants.contains_key(id)));
-            concerned.sort_unstable();
-            concerned.dedup();
-        }
-        for tenant in &concerned {
-            self.apply(tenant).await;
-        }
+        let new = self.config();
+        // Those on the defaults, and those that sources add to, are known only by
+        // their state.
+        let live = self.store.tenants().await;
+        let concerned = live.into_iter().filter(|id| {
+            !new.sources.is_empty()
+                || changes.tenants.contains(id)
+                || (changes.defaults_changed && !new.tenants.contains_key(id))
+        });
+        self.apply_known(&concerned.collect()).await;
         Reloaded {
             tenants_changed: u32::try_from(changes.tenants.len()).unwrap_or(u32::MAX),
             restart_required: changes.restart_required,
-        }
-    }
-
-    /// Brings a tenant's state, and the workers that serve it, to the running
-    /// config.
-    pub(super) async fn apply(&self, tenant: &TenantId) {
-        self.config_failing.remove(tenant);
-        let now = self.now();
-        let mut changed = false;
-        let version = loop {
-            let config = self.config();
-            let terms = config.terms(tenant);
-            changed |= self.store.configure(tenant, &terms, now).await;
-            // Of two that run at once, the one with the newer config has the
-            // last word.
-            if std::sync::Arc::ptr_eq(&config, &self.config()) {
-                break terms.version;
-            }
-        };
-        if !changed {
-            return;
-        }
-        let Some(snapshot) = self.store.snapshot(tenant, now).await else { return };
-        let mut by_worker = std::collections::BTreeMap::<_, Vec<SessionId>>::new();
-        for session in snapshot.sessions {
-            if let Some(worker) = session.worker {
-                by_worker.entry(worker).or_default().push(session.id);
-            }
-        }
-        for (worker, sessions) in by_worker {
-            let notice = Notice::ConfigChanged {
-                tenant: tenant.clone(),
-                version: version.clone(),
-                sessions,
-            };
-            self.workers.tell(&worker, &notice);
         }
     }
 

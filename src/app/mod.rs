@@ -2,10 +2,12 @@
 
 pub mod admin;
 pub mod events;
+mod notices;
 pub mod ports;
 mod presence;
 pub mod read;
 mod sessions;
+mod tenant_config;
 pub mod workers;
 
 use std::{
@@ -24,7 +26,7 @@ use tokio::sync::watch;
 pub use self::sessions::AcquireCall;
 use self::{
     events::EventHub,
-    ports::{Clock, ConfigSource, SessionStore},
+    ports::{Clock, ConfigSource, Credentials, SessionStore, TenantConfigs},
     workers::{Link, Workers},
 };
 use crate::{
@@ -69,12 +71,15 @@ pub struct Drain {
 pub struct Sidecar {
     store: Arc<dyn SessionStore>,
     source: Arc<dyn ConfigSource>,
+    tenant_configs: Arc<dyn TenantConfigs>,
+    credentials: Arc<dyn Credentials>,
     clock: Arc<dyn Clock>,
     /// The event log.
     pub events: Arc<EventHub>,
     /// The agent processes.
     pub workers: Workers,
-    config: ArcSwap<Config>,
+    /// Read by the tenants' configs too, which are made out of it.
+    config: Arc<ArcSwap<Config>>,
     loaded: Mutex<Now>,
     reload_failure: Mutex<Option<ReloadFailure>>,
     reloading: tokio::sync::Mutex<()>,
@@ -83,33 +88,42 @@ pub struct Sidecar {
     ended: watch::Sender<bool>,
     watchers: AtomicU32,
     rejections: DashMap<Reason, u64>,
-    /// Configured tenants whose credentials did not resolve last time: the
-    /// change is the event, not each try.
-    config_failing: DashSet<TenantId>,
+    /// Tenants whose config failed last time, and whether what was known before
+    /// is served.
+    config_failing: DashMap<TenantId, bool>,
     /// Tenants told of running on the defaults.
     warned: DashSet<TenantId>,
     links: AtomicU64,
     started: Now,
 }
 
+/// What a sidecar is made of.
+#[allow(missing_docs, reason = "the ports say what each is for")]
+pub struct Parts {
+    pub config: Arc<ArcSwap<Config>>,
+    pub store: Arc<dyn SessionStore>,
+    pub source: Arc<dyn ConfigSource>,
+    pub tenant_configs: Arc<dyn TenantConfigs>,
+    pub credentials: Arc<dyn Credentials>,
+    pub clock: Arc<dyn Clock>,
+    pub events: Arc<EventHub>,
+}
+
 impl Sidecar {
-    /// A sidecar that runs on `config`.
+    /// A sidecar out of its parts.
     #[must_use]
-    pub fn new(
-        config: Config,
-        store: Arc<dyn SessionStore>,
-        source: Arc<dyn ConfigSource>,
-        clock: Arc<dyn Clock>,
-        events: Arc<EventHub>,
-    ) -> Self {
+    pub fn new(parts: Parts) -> Self {
+        let Parts { config, store, source, tenant_configs, credentials, clock, events } = parts;
         let started = clock.now();
         Self {
             store,
             source,
+            tenant_configs,
+            credentials,
             clock,
             events,
             workers: Workers::default(),
-            config: ArcSwap::from_pointee(config),
+            config,
             loaded: Mutex::new(started),
             reload_failure: Mutex::new(None),
             reloading: tokio::sync::Mutex::new(()),
@@ -117,7 +131,7 @@ impl Sidecar {
             ended: watch::Sender::new(false),
             watchers: AtomicU32::new(0),
             rejections: DashMap::new(),
-            config_failing: DashSet::new(),
+            config_failing: DashMap::new(),
             warned: DashSet::new(),
             links: AtomicU64::new(1),
             started,

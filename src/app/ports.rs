@@ -78,6 +78,8 @@ pub struct TenantSnapshot {
     pub view: View,
     /// Its live sessions.
     pub sessions: Vec<Session>,
+    /// Names the config that it runs on.
+    pub version: String,
     /// Every event of the tenant up to here is in the snapshot, and none after.
     pub as_of: u64,
 }
@@ -176,7 +178,7 @@ pub trait SessionStore: Send + Sync {
     async fn totals(&self) -> StoreTotals;
 }
 
-/// Where config comes from.
+/// The config file.
 #[async_trait]
 pub trait ConfigSource: Send + Sync {
     /// Reads and validates the whole config anew.
@@ -184,14 +186,152 @@ pub trait ConfigSource: Send + Sync {
     /// # Errors
     /// What is wrong, without any secret.
     async fn load(&self) -> Result<Config, String>;
+}
 
-    /// Puts a tenant's credentials in the place of their references.
+/// A tenant's config as it is to be served now.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The config; none: the tenant has no entry and unknown tenants are
+    /// rejected.
+    pub config: Option<Arc<TenantConfig>>,
+    /// Later states have higher ones.
+    pub generation: u64,
+    /// Why it is what a source said before, where it is.
+    pub stale: Option<String>,
+}
+
+/// Who gave one value of a tenant's config.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "watch_service.proto documents each field")]
+pub struct Origin {
+    pub key: String,
+    pub value: String,
+    pub source: String,
+}
+
+/// What one source said of one tenant.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "watch_service.proto documents each field")]
+pub struct SourceAnswer {
+    pub source: String,
+    /// None: it has no entry. Without an age nothing was ever said.
+    pub entry: bool,
+    pub age: Option<Duration>,
+    pub error: Option<String>,
+}
+
+/// How one source does.
+#[derive(Debug, Clone, Default)]
+#[allow(missing_docs, reason = "watch_service.proto documents each field")]
+pub struct SourceStatus {
+    pub name: String,
+    pub kind: &'static str,
+    pub entries: u64,
+    pub loads: u64,
+    pub failures: u64,
+    pub hits: u64,
+    pub stale_hits: u64,
+    pub last_error: String,
+}
+
+/// Tenants' configs, out of the file and what lies beside it.
+#[async_trait]
+pub trait TenantConfigs: Send + Sync {
+    /// One tenant's config; asks sources where that is due, and waits for them
+    /// for a bounded time.
     ///
     /// # Errors
-    /// What could not be resolved, without any secret.
+    /// Which source failed, and how; never a secret.
+    async fn find(&self, tenant: &TenantId) -> Result<Found, String>;
+
+    /// What is known now without asking; none where a source would have to be
+    /// asked first.
+    fn peek(&self, tenant: &TenantId) -> Option<Found>;
+
+    /// A source is due to be asked about this tenant.
+    fn is_due(&self, tenant: &TenantId) -> bool;
+
+    /// Who gave each value, and what each source said.
+    async fn explain(&self, tenant: &TenantId) -> (Vec<Origin>, Vec<SourceAnswer>);
+
+    /// How each source does.
+    fn status(&self) -> Vec<SourceStatus>;
+}
+
+/// What changed in a source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Changed {
+    /// One tenant's entry.
+    Tenant(TenantId),
+    /// Perhaps any: changes may have been missed.
+    All,
+}
+
+/// One source's answer.
+#[derive(Debug)]
+pub enum Fetched {
+    /// Still the one of that revision.
+    Unchanged {
+        /// As in `Entry`.
+        freshness: Freshness,
+    },
+    /// It has none.
+    Missing,
+    /// Its entry, in the file's shape.
+    Entry {
+        /// The entry.
+        value: serde_json::Value,
+        /// Names its state, for the next question.
+        revision: Option<String>,
+        /// How long it may be served.
+        freshness: Freshness,
+    },
+}
+
+/// How long an answer may be served, where the source says so itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Freshness {
+    /// Without asking again.
+    pub ttl: Option<Duration>,
+    /// Beyond that while the source fails.
+    pub stale_for: Option<Duration>,
+}
+
+/// One place that tenants' entries come from. Asked about one tenant at a time
+/// by a cache that bounds how often, how many at once and for how long.
+#[async_trait]
+pub trait TenantSource: Send + Sync {
+    /// One tenant's entry; `revision` is of the one that is held.
+    ///
+    /// # Errors
+    /// What failed, without any secret.
+    async fn fetch(&self, tenant: &TenantId, revision: Option<&str>) -> Result<Fetched, String>;
+
+    /// Tells changes for as long as it is polled. A source that cannot tell
+    /// returns at once, and its entries' TTL decides.
+    async fn watch(&self, _changed: &tokio::sync::mpsc::Sender<Changed>) {}
+}
+
+/// Credentials in the place of their references.
+#[async_trait]
+pub trait Credentials: Send + Sync {
+    /// Resolves all of a config's.
+    ///
+    /// # Errors
+    /// What could not be resolved, by slot and name, without any secret.
     async fn resolve(
         &self,
         config: Arc<TenantConfig>,
         max_bytes: usize,
     ) -> Result<ResolvedConfig, String>;
+
+    /// The latest change among a config's credentials, where all of them have
+    /// been resolved before.
+    fn peek(&self, config: &TenantConfig) -> Option<u64>;
+
+    /// Some of a config's are to be asked for again.
+    fn is_due(&self, config: &TenantConfig) -> bool;
+
+    /// Looks whether any that was resolved before has changed since.
+    async fn changed(&self) -> bool;
 }

@@ -5,7 +5,9 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use super::{Drain, ReloadFailure, Sidecar, permit, ports::StoreTotals};
+use super::{Drain, ReloadFailure, Sidecar, permit,
+    ports::{Origin, SourceAnswer, SourceStatus, StoreTotals},
+};
 use crate::domain::{
     admission::{TenantState, View},
     provider::TenantConfig,
@@ -22,6 +24,8 @@ pub struct TenantReport {
     pub view: View,
     /// Its config; none when it is unknown and unknown tenants are rejected.
     pub config: Option<Arc<TenantConfig>>,
+    /// Names the config that it runs on.
+    pub version: String,
 }
 
 /// Figures of the whole sidecar.
@@ -42,6 +46,7 @@ pub struct Report {
     pub reload_failure: Option<ReloadFailure>,
     pub drain: Option<Drain>,
     pub head: u64,
+    pub sources: Vec<SourceStatus>,
 }
 
 /// A watcher's place among the most watchers; given back when dropped.
@@ -90,6 +95,7 @@ impl Sidecar {
             reload_failure: self.reload_failure.lock().clone(),
             drain: self.draining(),
             head: self.events.head(),
+            sources: self.tenant_configs.status(),
         };
         for tenant in self.store.tenants().await {
             let Some(snapshot) = self.store.snapshot(&tenant, now).await else { continue };
@@ -149,14 +155,19 @@ impl Sidecar {
     ) -> Result<TenantReport, Rejection> {
         permit(caller)?;
         let now = self.now();
-        let config = self.config().tenant(tenant);
         if let Some(snapshot) = self.store.snapshot(tenant, now).await {
-            return Ok(TenantReport { view: snapshot.view, config });
+            let config = self.known_config(tenant);
+            return Ok(TenantReport { view: snapshot.view, config, version: snapshot.version });
         }
-        match config.filter(|config| config.known || tenant.as_str() == "default") {
+        // One without state may never have been asked about.
+        let found = self.tenant_configs.find(tenant).await.map_err(|message| {
+            Rejection::new(Reason::ConfigUnavailable, message).of(tenant)
+        })?;
+        match found.config.filter(|config| config.known || tenant.as_str() == "default") {
             Some(config) => {
                 let view = TenantState::new(tenant.clone(), config.limits, now).view(now);
-                Ok(TenantReport { view, config: Some(config) })
+                let version = self.known_terms(tenant).told();
+                Ok(TenantReport { view, config: Some(config), version })
             }
             None => Err(Rejection::new(
                 Reason::TenantUnknown,
@@ -166,14 +177,28 @@ impl Sidecar {
         }
     }
 
+    /// Who gave each value of a tenant's config, and what each source said.
+    ///
+    /// # Errors
+    /// `NOT_PERMITTED`.
+    pub async fn explain(
+        &self,
+        caller: &super::Caller,
+        tenant: &TenantId,
+    ) -> Result<(Vec<Origin>, Vec<SourceAnswer>), Rejection> {
+        permit(caller)?;
+        Ok(self.tenant_configs.explain(tenant).await)
+    }
+
     /// One tenant with its sessions, at one place of the log; for watchers.
     pub async fn tenant_snapshot(
         &self,
         tenant: &TenantId,
     ) -> Option<(TenantReport, Vec<Session>, u64)> {
-        let config = self.config().tenant(tenant);
         let snapshot = self.store.snapshot(tenant, self.now()).await?;
-        Some((TenantReport { view: snapshot.view, config }, snapshot.sessions, snapshot.as_of))
+        let config = self.known_config(tenant);
+        let report = TenantReport { view: snapshot.view, config, version: snapshot.version };
+        Some((report, snapshot.sessions, snapshot.as_of))
     }
 
     /// Tenants that have state; for watchers.

@@ -1,6 +1,6 @@
 //! What agents ask for: slots, signs of life, ends, config.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use super::{
     Caller, Sidecar, permit,
@@ -11,10 +11,10 @@ use crate::{
     domain::{
         admission::{Acquire, Grant},
         event::{Event, Kind, Subject},
-        provider::{ResolvedConfig, TenantConfig},
+        provider::ResolvedConfig,
         reject::{Reason, Rejection},
         session::{AgentName, Failure, Outcome, Renewal, Session, SessionId, WorkerId},
-        tenant::{self, TenantId},
+        tenant,
         time::Now,
     },
 };
@@ -72,15 +72,8 @@ impl Sidecar {
         if let Some(worker) = &request.worker {
             self.greet(worker, caller, now).await.map_err(|refused| untold(refused.of(&tenant)))?;
         }
-        let found = config.tenant(&tenant);
-        let terms = config.terms(&tenant);
-        let resolved = match found {
-            Some(found) => self.resolve(&tenant, found, now).await,
-            None => Err(Rejection::new(
-                Reason::TenantUnknown,
-                format!("tenant {tenant} has no config entry and unknown tenants are rejected"),
-            )),
-        };
+        let super::tenant_config::Resolved { terms, config: resolved } =
+            self.resolve(&tenant, now).await;
         let caps = SharedCaps {
             agent: request.agent.as_ref().and_then(|agent| config.agents.get(agent).copied()),
             machine: config.limits.max_sessions,
@@ -89,17 +82,13 @@ impl Sidecar {
         let request = Acquire {
             draining: self.draining().is_some(),
             config_failed: resolved.as_ref().err().cloned(),
-            config_version: resolved.as_ref().map(|r| r.config.version.clone()).unwrap_or_default(),
+            config_version: resolved.as_ref().map(|r| r.version.clone()).unwrap_or_default(),
             ..request
         };
         let worker = request.worker.clone();
         // Read again: resolving may have taken seconds.
         let now = self.now();
         let decided = self.store.acquire(&tenant, &terms, request, caps, now).await;
-        if !Arc::ptr_eq(&config, &self.config()) {
-            // Reloaded meanwhile: a state made just now is on the old terms.
-            self.apply(&tenant).await;
-        }
         let grant = decided.map_err(|refused| {
             // Refused before the tenant's own step, which tells its own.
             let told = !matches!(
@@ -148,37 +137,6 @@ impl Sidecar {
             config_failed: None,
             config_version: String::new(),
         })
-    }
-
-    async fn resolve(
-        &self,
-        tenant: &TenantId,
-        config: Arc<TenantConfig>,
-        now: Now,
-    ) -> Result<ResolvedConfig, Rejection> {
-        let known = config.known;
-        if !known && self.warned.len() < 10_000 && self.warned.insert(tenant.clone()) {
-            tracing::warn!(%tenant, "tenant has no config entry and runs on the defaults");
-        }
-        let max_bytes = self.config().limits.credential_bytes;
-        match self.source.resolve(config, max_bytes).await {
-            Ok(resolved) => {
-                if known {
-                    self.config_failing.remove(tenant);
-                }
-                Ok(resolved)
-            }
-            Err(message) => {
-                if known && self.config_failing.insert(tenant.clone()) {
-                    let kind = Kind::ConfigFailed { message: message.clone() };
-                    self.events.append(vec![Event::new(now, Subject::tenant(tenant), kind)]);
-                }
-                Err(Rejection::new(
-                    Reason::ConfigUnavailable,
-                    format!("the config of tenant {tenant} could not be resolved: {message}"),
-                ))
-            }
-        }
     }
 
     /// A sign of life.
@@ -242,13 +200,8 @@ impl Sidecar {
     ) -> Result<ResolvedConfig, Rejection> {
         permit(caller)?;
         let session = self.store.session(id).await?;
-        let found = self.config().tenant(&session.tenant).ok_or_else(|| {
-            Rejection::new(Reason::TenantUnknown, "the tenant's config entry was removed")
-                .of(&session.tenant)
-        })?;
-        self.resolve(&session.tenant, found, self.now())
-            .await
-            .map_err(|refused| refused.of(&session.tenant))
+        let resolved = self.resolve(&session.tenant, self.now()).await;
+        resolved.config.map_err(|refused| refused.of(&session.tenant))
     }
 
     /// Logs an agent's event, bound to its session's tenant.

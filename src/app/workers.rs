@@ -28,6 +28,8 @@ pub enum Notice {
     Revoked { session: SessionId, tenant: TenantId, cause: EndCause, note: String },
     Draining { deadline: std::time::Duration },
     ConfigChanged { tenant: TenantId, version: String, sessions: Vec<SessionId> },
+    Suspended { tenant: TenantId, sessions: Vec<SessionId>, note: String },
+    Resumed { tenant: TenantId, sessions: Vec<SessionId>, note: String },
 }
 
 #[derive(Default)]

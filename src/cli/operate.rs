@@ -168,7 +168,7 @@ pub async fn run(address: Address, command: Command) -> anyhow::Result<()> {
             list(&all, &["session_id", "tenant", "agent_name", "worker", "state"], output.json)
         }
         Command::Tenants { tenant: Some(tenant), output } => {
-            let asked = v1::GetTenantRequest { tenant };
+            let asked = v1::GetTenantRequest { tenant, explain: false };
             let tenant = watch.get_tenant(asked).await.map_err(said)?.into_inner().tenant;
             show(&tenant_json(&tenant.unwrap_or_default()), output.json)
         }

@@ -194,7 +194,7 @@ fn detail_json(detail: &Detail) -> Value {
             "cooldown_seconds": seconds(d.cooldown.as_ref()),
         }),
         Detail::ConfigChanged(d) => json!({ "version": d.version }),
-        Detail::ConfigFailed(d) => json!({ "message": d.message }),
+        Detail::ConfigFailed(d) => json!({ "message": d.message, "stale": d.stale }),
         Detail::CapChanged(d) => json!({ "before": d.before, "after": d.after }),
         Detail::AgentEvent(d) => json!({
             "name": d.name,

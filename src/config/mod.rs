@@ -2,7 +2,9 @@
 
 mod credential;
 pub mod diagnostic;
+pub mod entry;
 mod raw;
+pub mod source;
 mod valid;
 
 use std::{
@@ -12,13 +14,20 @@ use std::{
     net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 pub use self::diagnostic::{Diagnostic, Diagnostics};
+use self::{
+    entry::{Base, Entry},
+    source::SourceConfig,
+};
 use crate::domain::{
-    limits::{TenantLimits, Terms},
+    limits::TenantLimits,
     provider::TenantConfig,
     session::AgentName,
     tenant::TenantId,
@@ -115,6 +124,16 @@ pub struct Config {
     pub tenants: BTreeMap<TenantId, Arc<TenantConfig>>,
     /// What tenants without one run on.
     pub defaults: Arc<TenantConfig>,
+    /// What entries from other sources are laid over.
+    pub base: Arc<Base>,
+    /// The file's entries as written.
+    pub entries: BTreeMap<TenantId, Arc<Entry>>,
+    /// Other sources, asked in this order after the file.
+    pub sources: Vec<SourceConfig>,
+    /// Where `vault:` credentials are.
+    pub vault: Option<source::VaultConfig>,
+    /// Later loads have higher ones.
+    pub generation: u64,
 }
 
 impl Config {
@@ -137,6 +156,17 @@ impl Config {
             drain_timeout: Duration::from_secs(30),
             agents: BTreeMap::new(),
             tenants: BTreeMap::new(),
+            base: Arc::new(Base {
+                folder: PathBuf::new(),
+                defaults: defaults.clone(),
+                slots: BTreeMap::new(),
+                given: Vec::new(),
+                vault: false,
+            }),
+            entries: BTreeMap::new(),
+            sources: Vec::new(),
+            vault: None,
+            generation: next_generation(),
             defaults: Arc::new(defaults),
         }
     }
@@ -150,17 +180,6 @@ impl Config {
         }
         let served = self.unknown_tenants == UnknownTenants::Accept || tenant.as_str() == "default";
         served.then(|| Arc::clone(&self.defaults))
-    }
-
-    /// The terms that bind a tenant. One that is not served has the built-in
-    /// ones, for the sessions that it still has.
-    #[must_use]
-    pub fn terms(&self, tenant: &TenantId) -> Terms {
-        self.tenant(tenant).map_or_else(Terms::default, |config| Terms {
-            known: config.known,
-            limits: config.limits,
-            version: config.version.clone(),
-        })
     }
 }
 
@@ -231,6 +250,8 @@ pub fn diff(old: &Config, new: &Config) -> Changes {
     let fixed = [
         ("listen.unix", old.listen.unix != new.listen.unix),
         ("listen.tcp", old.listen.tcp != new.listen.tcp),
+        ("sources", old.sources != new.sources),
+        ("vault", old.vault != new.vault),
         ("limits.max_connections", was.max_connections != is.max_connections),
         ("limits.max_streams", was.max_streams != is.max_streams),
         ("limits.message_bytes", was.message_bytes != is.message_bytes),
@@ -250,6 +271,13 @@ pub fn diff(old: &Config, new: &Config) -> Changes {
             .map(|(name, _)| name.to_owned())
             .collect(),
     }
+}
+
+/// A number that no config had before: tells the older of two apart.
+#[must_use]
+pub fn next_generation() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::AcqRel) + 1
 }
 
 /// Hashed under a key of this process: the version is told to agents and

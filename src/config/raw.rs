@@ -6,8 +6,10 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Deserialize, Deserializer, de};
 use toml::Spanned;
 
+use crate::domain::provider::Secret;
+
 /// "30s", "5m", "1h 30m".
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span(pub Duration);
 
 impl<'de> Deserialize<'de> for Span {
@@ -19,7 +21,7 @@ impl<'de> Deserialize<'de> for Span {
     }
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct File {
     pub unknown_tenants: Option<UnknownTenants>,
@@ -27,6 +29,8 @@ pub struct File {
     pub lease: Lease,
     pub limits: Limits,
     pub drain: Drain,
+    pub sources: Vec<Source>,
+    pub vault: Option<Vault>,
     pub defaults: Defaults,
     pub tenants: BTreeMap<Spanned<String>, Tenant>,
     pub agents: BTreeMap<Spanned<String>, Agent>,
@@ -39,14 +43,14 @@ pub enum UnknownTenants {
     Reject,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Listen {
     pub unix: Option<Spanned<String>>,
     pub tcp: Option<Spanned<String>>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Lease {
     pub pending: Option<Spanned<Span>>,
@@ -56,7 +60,7 @@ pub struct Lease {
     pub grace: Option<Spanned<Span>>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     pub max_sessions: Option<Spanned<u32>>,
@@ -80,13 +84,62 @@ pub struct Limits {
     pub metric_tenants: Option<Spanned<u32>>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Drain {
     pub timeout: Option<Spanned<Span>>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+/// A place that tenants' entries come from beside this file. Which keys go with
+/// which kind is checked by the parent module.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    pub kind: Spanned<SourceKind>,
+    pub name: Option<Spanned<String>>,
+    pub url: Spanned<Credential>,
+    pub query: Option<Spanned<String>>,
+    pub poll: Option<Spanned<Span>>,
+    pub max_connections: Option<Spanned<u32>>,
+    pub bearer: Option<Spanned<Credential>>,
+    pub ca_file: Option<Spanned<String>>,
+    pub cert_file: Option<Spanned<String>>,
+    pub key_file: Option<Spanned<String>>,
+    pub ttl: Option<Spanned<Span>>,
+    pub negative_ttl: Option<Spanned<Span>>,
+    pub stale_for: Option<Spanned<Span>>,
+    pub timeout: Option<Spanned<Span>>,
+    pub max_in_flight: Option<Spanned<u32>>,
+    pub max_entries: Option<Spanned<u32>>,
+    pub max_entry_bytes: Option<Spanned<u32>>,
+    pub literals: Option<bool>,
+}
+
+/// The secret store that `vault:` credentials are in.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Vault {
+    pub address: Spanned<String>,
+    pub token: Option<Spanned<Credential>>,
+    pub role: Option<Spanned<String>>,
+    pub mount: Option<Spanned<String>>,
+    pub jwt_file: Option<Spanned<String>>,
+    pub namespace: Option<Spanned<String>>,
+    pub ca_file: Option<Spanned<String>>,
+    pub ttl: Option<Spanned<Span>>,
+    pub stale_for: Option<Spanned<Span>>,
+    pub timeout: Option<Spanned<Span>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SourceKind {
+    Sql,
+    Http,
+    Grpc,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Defaults {
     pub cap: Option<Spanned<u32>>,
@@ -95,7 +148,7 @@ pub struct Defaults {
     pub providers: BTreeMap<Spanned<String>, Slot>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tenant {
     pub cap: Option<Spanned<u32>>,
@@ -105,13 +158,13 @@ pub struct Tenant {
     pub providers: BTreeMap<Spanned<String>, Slot>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Agent {
     pub cap: Spanned<u32>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Breaker {
     pub enabled: Option<bool>,
@@ -124,8 +177,26 @@ pub struct Breaker {
     pub probe_healthy_after: Option<Spanned<Span>>,
 }
 
+/// A credential as written: a reference or the key itself, so a secret from the
+/// first moment on.
+#[derive(Debug, Clone)]
+pub struct Credential(pub Secret);
+
+impl PartialEq for Credential {
+    /// Not on a path that a stranger can time: both sides are config.
+    fn eq(&self, other: &Self) -> bool {
+        self.0.expose() == other.0.expose()
+    }
+}
+
+impl<'de> Deserialize<'de> for Credential {
+    fn deserialize<D: Deserializer<'de>>(value: D) -> Result<Self, D::Error> {
+        String::deserialize(value).map(|text| Self(Secret::new(text)))
+    }
+}
+
 /// A provider's table, or the word "none".
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Slot {
     Off,
     Use(Box<Provider>),
@@ -155,23 +226,16 @@ impl<'de> Deserialize<'de> for Slot {
     }
 }
 
-// No Debug: credentials may be literal.
-#[derive(Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Provider {
     pub provider: Spanned<String>,
     #[serde(default)]
     pub model: String,
     pub base_url: Option<Spanned<String>>,
-    pub credential: Option<Spanned<String>>,
+    pub credential: Option<Spanned<Credential>>,
     #[serde(default)]
-    pub credentials: BTreeMap<String, Spanned<String>>,
+    pub credentials: BTreeMap<String, Spanned<Credential>>,
     #[serde(default)]
     pub params: toml::Table,
-}
-
-impl std::fmt::Debug for Provider {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Provider").field("provider", &self.provider).finish_non_exhaustive()
-    }
 }

@@ -61,9 +61,34 @@ fn nonsense_is_refused_with_line_key_and_what_would_be_valid() {
             "t.toml:3:12: defaults.providers.llm.base_url: must be an http",
         ),
         (
-            "[defaults.providers.llm]\nprovider = 'x'\ncredential = 'vault:a#b'",
+            "[defaults.providers.llm]\nprovider = 'x'\ncredential = 'aws:a#b'",
             "t.toml:3:14: defaults.providers.llm.credential: has an unknown scheme",
         ),
+        (
+            "[defaults.providers.llm]\nprovider = 'x'\ncredential = 'vault:a#b'",
+            "t.toml:3:14: defaults.providers.llm.credential: vault: must be followed by MOUNT/PATH#FIELD",
+        ),
+        (
+            "[defaults.providers.llm]\nprovider = 'x'\ncredential = 'vault:kv/a#b'",
+            "t.toml:3:14: defaults.providers.llm.credential: vault: needs a [vault] table",
+        ),
+        ("[[sources]]\nkind = 'sql'\nurl = 'mysql://h/d'", "must begin with sqlite:, postgres://"),
+        ("[[sources]]\nkind = 'http'\nurl = 'https://h/t'", "must have {tenant} in its path"),
+        (
+            "[[sources]]\nkind = 'http'\nurl = 'https://h/{tenant}'\nquery = 'x'",
+            "query goes only with kind sql",
+        ),
+        (
+            "[[sources]]\nkind = 'http'\nurl = 'https://h/{tenant}'\ncert_file = 'x'",
+            "cert_file and key_file go together",
+        ),
+        (
+            "[[sources]]\nkind = 'sql'\nurl = 'sqlite:a'\n[[sources]]\nkind = 'sql'\nurl = 'sqlite:b'",
+            "two sources have the name sql",
+        ),
+        ("[[sources]]\nkind = 'sql'\nurl = 'sqlite:a'\nttl = '0s'", "must be 1s to 365 days"),
+        ("[vault]\naddress = 'https://v'", "needs token (a token), or role"),
+        ("[vault]\naddress = 'v'\nrole = 'r'", "vault.address: must be an http:// or https://"),
         ("[defaults\n", "t.toml:1:"),
     ] {
         let said = parsed(text).unwrap_err();

@@ -115,7 +115,9 @@ pub enum Kind {
     },
     ConfigFailed {
         message: String,
+        stale: bool,
     },
+    ConfigRecovered,
     CapChanged {
         before: Option<u32>,
         after: Option<u32>,
@@ -160,6 +162,7 @@ impl Kind {
             Self::BreakerClosed => "breaker_closed",
             Self::ConfigChanged { .. } => "tenant_config_changed",
             Self::ConfigFailed { .. } => "tenant_config_failed",
+            Self::ConfigRecovered => "tenant_config_recovered",
             Self::CapChanged { .. } => "tenant_cap_changed",
             Self::Suspended => "tenant_suspended",
             Self::Resumed => "tenant_resumed",
@@ -212,7 +215,7 @@ impl Event {
             Kind::SessionRejected(rejection) => {
                 std::mem::size_of::<Rejection>() + rejection.message.len()
             }
-            Kind::ConfigFailed { message } => message.len(),
+            Kind::ConfigFailed { message, .. } => message.len(),
             Kind::Reloaded { error, .. } => error.as_ref().map_or(0, String::len),
             Kind::SessionAcquired { config_version, .. } => config_version.len(),
             _ => 0,

@@ -76,6 +76,39 @@ pub struct Terms {
     pub limits: TenantLimits,
     /// Names this state of its config; empty: it has none.
     pub version: String,
+    /// Later states of the config have higher ones. Among those of one number
+    /// nothing differs.
+    pub generation: u64,
+    /// The latest change among its credentials; none: not known.
+    pub credentials: Option<u64>,
+}
+
+impl Terms {
+    /// The version that users see: differs when a credential does.
+    #[must_use]
+    pub fn told(&self) -> String {
+        match self.credentials {
+            None | Some(0) => self.version.clone(),
+            Some(changed) => format!("{}.{changed:x}", self.version),
+        }
+    }
+
+    /// Takes later terms over; true when users must be told. Of two that come
+    /// in the wrong order the later one stays.
+    pub fn update(&mut self, other: &Self) -> bool {
+        let mut changed = false;
+        if other.generation > self.generation {
+            changed = self.version != other.version || self.known != other.known;
+            let credentials = if changed { other.credentials } else { self.credentials };
+            *self = Self { credentials, ..other.clone() };
+        }
+        if other.version == self.version && other.credentials > self.credentials {
+            // Not known before: whoever runs on them has them by now.
+            changed |= self.credentials.is_some();
+            self.credentials = other.credentials;
+        }
+        changed
+    }
 }
 
 /// All numbers that bind one tenant's sessions.
@@ -87,4 +120,41 @@ pub struct TenantLimits {
     pub lease: LeasePolicy,
     /// Its breaker.
     pub breaker: BreakerPolicy,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn terms(version: &str, generation: u64, credentials: Option<u64>) -> Terms {
+        Terms { version: version.to_owned(), generation, credentials, ..Terms::default() }
+    }
+
+    #[test]
+    fn the_later_terms_stay_in_whatever_order_they_come() {
+        let mut held = terms("a", 1, Some(0));
+        assert!(held.update(&terms("c", 3, Some(0))));
+        assert!(!held.update(&terms("b", 2, Some(0))));
+        assert_eq!(held.told(), "c");
+        assert!(!held.update(&terms("c", 4, Some(0))), "nothing that users see differs");
+        assert_eq!(held.generation, 4);
+    }
+
+    #[test]
+    fn a_changed_credential_is_a_new_version_and_an_older_one_is_none() {
+        let mut held = terms("a", 1, Some(7));
+        assert!(held.update(&terms("a", 1, Some(9))));
+        assert_eq!(held.told(), "a.9");
+        assert!(!held.update(&terms("a", 1, Some(7))));
+        assert!(!held.update(&terms("a", 2, None)), "not known now is no change");
+        assert_eq!(held.told(), "a.9");
+    }
+
+    #[test]
+    fn credentials_learnt_after_the_config_are_no_second_change() {
+        let mut held = terms("a", 1, Some(7));
+        assert!(held.update(&terms("b", 2, None)));
+        assert!(!held.update(&terms("b", 2, Some(8))));
+        assert_eq!(held.told(), "b.8");
+    }
 }

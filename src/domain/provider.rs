@@ -38,6 +38,13 @@ pub enum CredentialRef {
     Env(String),
     /// File, read at each use.
     File(std::path::PathBuf),
+    /// One field of a secret in HashiCorp Vault or OpenBao (KV version 2).
+    Vault {
+        /// Mount and path, as in `vault kv get`: `secret/acme/openai`.
+        path: String,
+        /// The field.
+        field: String,
+    },
     /// Written in the config itself.
     Literal(Secret),
 }
@@ -47,9 +54,25 @@ impl PartialEq for CredentialRef {
         match (self, other) {
             (Self::Env(a), Self::Env(b)) => a == b,
             (Self::File(a), Self::File(b)) => a == b,
+            (
+                Self::Vault { path: a, field: x },
+                Self::Vault { path: b, field: y },
+            ) => a == b && x == y,
             // Not on a path that a stranger can time: both sides are config.
             (Self::Literal(a), Self::Literal(b)) => a.expose() == b.expose(),
-            (Self::Env(_) | Self::File(_) | Self::Literal(_), _) => false,
+            (Self::Env(_) | Self::File(_) | Self::Vault { .. } | Self::Literal(_), _) => false,
+        }
+    }
+}
+
+/// As written in the config; a key itself as `(literal)`.
+impl fmt::Display for CredentialRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Env(name) => write!(f, "env:{name}"),
+            Self::File(path) => write!(f, "file:{}", path.display()),
+            Self::Vault { path, field } => write!(f, "vault:{path}#{field}"),
+            Self::Literal(_) => f.write_str("(literal)"),
         }
     }
 }
@@ -93,6 +116,59 @@ pub struct TenantConfig {
     pub labels: BTreeMap<String, String>,
 }
 
+impl TenantConfig {
+    /// Each value by its key in the config file, in words. A credential is shown
+    /// as its reference.
+    #[must_use]
+    pub fn values(&self) -> Vec<(String, String)> {
+        let (lease, breaker) = (self.limits.lease, self.limits.breaker);
+        let mut values = vec![(
+            "cap".to_owned(),
+            self.limits.cap.map_or_else(|| "none".to_owned(), |cap| cap.to_string()),
+        )];
+        let mut put = |key: &str, value: String| values.push((key.to_owned(), value));
+        put("breaker.enabled", breaker.enabled.to_string());
+        put("breaker.window", format!("{:?}", breaker.window));
+        put("breaker.min_samples", breaker.min_samples.to_string());
+        put("breaker.failure_ratio", breaker.failure_ratio.to_string());
+        put("breaker.cooldown", format!("{:?}", breaker.cooldown));
+        put("breaker.cooldown_max", format!("{:?}", breaker.cooldown_max));
+        put("breaker.probes", breaker.probes.to_string());
+        put("breaker.probe_healthy_after", format!("{:?}", breaker.probe_healthy_after));
+        put("lease.pending", format!("{:?}", lease.pending));
+        put("lease.ttl", format!("{:?}", lease.ttl));
+        put("lease.ttl_min", format!("{:?}", lease.ttl_min));
+        put("lease.ttl_max", format!("{:?}", lease.ttl_max));
+        put("lease.grace", format!("{:?}", lease.grace));
+        for (name, text) in &self.labels {
+            put(&format!("labels.{name}"), text.clone());
+        }
+        for (slot, provider) in &self.providers {
+            put(&format!("providers.{slot}"), provider.to_string());
+        }
+        values
+    }
+}
+
+impl fmt::Display for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.provider)?;
+        for (name, value) in [("model", &self.model), ("base_url", &self.base_url)] {
+            if !value.is_empty() {
+                write!(f, " {name}={value}")?;
+            }
+        }
+        for (name, reference) in &self.credentials {
+            write!(f, " {name}={reference}")?;
+        }
+        if !self.params.is_empty() {
+            let names: Vec<_> = self.params.keys().map(String::as_str).collect();
+            write!(f, " params={}", names.join(","))?;
+        }
+        Ok(())
+    }
+}
+
 /// A tenant's slot replaces the default's whole, an omitted one falls back, and
 /// one switched off is gone.
 #[must_use]
@@ -127,6 +203,12 @@ pub struct ResolvedConfig {
     pub config: Arc<TenantConfig>,
     /// Its providers, by slot.
     pub providers: BTreeMap<String, ResolvedProvider>,
+    /// The version that users see.
+    pub version: String,
+    /// The latest change among its credentials.
+    pub credentials: u64,
+    /// A source of it fails: this is what it said last.
+    pub stale: bool,
 }
 
 #[cfg(test)]

@@ -6,7 +6,10 @@ use std::{collections::BTreeMap, time::Duration};
 use prost_types::{Struct, Timestamp as WireTime, Value, value::Kind as ValueKind};
 
 use crate::{
-    app::read::TenantReport,
+    app::{
+        ports::{Origin, SourceAnswer, SourceStatus},
+        read::TenantReport,
+    },
     domain::{
         breaker,
         event::{Event, Kind, Severity},
@@ -149,10 +152,11 @@ pub fn config(resolved: &ResolvedConfig) -> v1::SessionConfig {
         (slot.clone(), provider)
     });
     v1::SessionConfig {
-        version: resolved.config.version.clone(),
+        version: resolved.version.clone(),
         providers: providers.collect(),
         labels: resolved.config.labels.clone().into_iter().collect(),
         tenant_known: resolved.config.known,
+        stale: resolved.stale,
     }
 }
 
@@ -223,10 +227,42 @@ pub fn tenant(report: &TenantReport) -> v1::Tenant {
             probes_live: view.probes.0,
             probes_healthy: view.probes.1,
         }),
-        config_version: report.config.as_ref().map(|c| c.version.clone()).unwrap_or_default(),
+        config_version: report.version.clone(),
         total_sessions_started: view.totals.started,
         total_session_failures: view.totals.failures,
         total_rejections: view.totals.rejections,
+    }
+}
+
+pub fn source_status(of: SourceStatus) -> v1::SourceStatus {
+    v1::SourceStatus {
+        name: of.name,
+        kind: of.kind.to_owned(),
+        entries: of.entries,
+        loads: of.loads,
+        failures: of.failures,
+        hits: of.hits,
+        stale_hits: of.stale_hits,
+        last_error: of.last_error,
+    }
+}
+
+pub fn origin(of: Origin) -> v1::ConfigOrigin {
+    v1::ConfigOrigin { key: of.key, value: of.value, source: of.source }
+}
+
+pub fn source_answer(of: SourceAnswer) -> v1::SourceAnswer {
+    let state = match (of.age, of.entry) {
+        (None, _) => "failed",
+        (Some(_), true) => "entry",
+        (Some(_), false) => "none",
+    };
+    v1::SourceAnswer {
+        source: of.source,
+        state: state.to_owned(),
+        stale: of.age.is_some() && of.error.is_some(),
+        age: of.age.map(duration),
+        error: of.error.unwrap_or_default(),
     }
 }
 
@@ -242,6 +278,7 @@ pub const fn event_kind(kind: &Kind) -> v1::EventKind {
         Kind::BreakerClosed => v1::EventKind::BreakerClosed,
         Kind::ConfigChanged { .. } => v1::EventKind::TenantConfigChanged,
         Kind::ConfigFailed { .. } => v1::EventKind::TenantConfigFailed,
+        Kind::ConfigRecovered => v1::EventKind::TenantConfigRecovered,
         Kind::CapChanged { .. } => v1::EventKind::TenantCapChanged,
         Kind::Suspended => v1::EventKind::TenantSuspended,
         Kind::Resumed => v1::EventKind::TenantResumed,
@@ -315,8 +352,8 @@ fn detail(kind: &Kind) -> Option<v1::event::Detail> {
         Kind::ConfigChanged { version } => {
             Detail::ConfigChanged(v1::ConfigChanged { version: version.clone() })
         }
-        Kind::ConfigFailed { message } => {
-            Detail::ConfigFailed(v1::ConfigFailed { message: message.clone() })
+        Kind::ConfigFailed { message, stale } => {
+            Detail::ConfigFailed(v1::ConfigFailed { message: message.clone(), stale: *stale })
         }
         Kind::CapChanged { before, after } => {
             Detail::CapChanged(v1::CapChanged { before: *before, after: *after })
@@ -351,6 +388,7 @@ fn detail(kind: &Kind) -> Option<v1::event::Detail> {
         Kind::SessionActivated
         | Kind::BreakerHalfOpened
         | Kind::BreakerClosed
+        | Kind::ConfigRecovered
         | Kind::Suspended
         | Kind::Resumed
         | Kind::WorkerAttached => return None,

@@ -193,9 +193,21 @@ fn notice_out(notice: Notice) -> v1::KeepAliveResponse {
             Message::ConfigChanged(v1::TenantConfigChanged {
                 tenant: tenant.to_string(),
                 version,
-                session_ids: sessions.iter().map(ToString::to_string).collect(),
+                session_ids: ids(&sessions),
             })
+        }
+        Notice::Suspended { tenant, sessions, note } => {
+            let session_ids = ids(&sessions);
+            Message::Suspended(v1::TenantSuspended { tenant: tenant.to_string(), session_ids, note })
+        }
+        Notice::Resumed { tenant, sessions, note } => {
+            let session_ids = ids(&sessions);
+            Message::Resumed(v1::TenantResumed { tenant: tenant.to_string(), session_ids, note })
         }
     };
     v1::KeepAliveResponse { message: Some(message) }
+}
+
+fn ids(sessions: &[SessionId]) -> Vec<String> {
+    sessions.iter().map(ToString::to_string).collect()
 }

@@ -92,6 +92,7 @@ impl WatchService for Watches {
                 last_error: failure.map(|failure| failure.error.clone()).unwrap_or_default(),
                 last_error_time: failure.map(|failure| convert::time(failure.at.wall)),
             }),
+            sources: report.sources.into_iter().map(convert::source_status).collect(),
         }))
     }
 
@@ -141,9 +142,21 @@ impl WatchService for Watches {
         request: Request<v1::GetTenantRequest>,
     ) -> Result<Response<v1::GetTenantResponse>, Status> {
         let caller = caller(&request)?;
-        let tenant = TenantId::parse(&request.into_inner().tenant).map_err(status)?;
-        let report = self.0.tenant(&caller, &tenant).await.map_err(status)?;
-        Ok(Response::new(v1::GetTenantResponse { tenant: Some(convert::tenant(&report)) }))
+        let asked = request.into_inner();
+        let tenant = TenantId::parse(&asked.tenant).map_err(status)?;
+        let report = self.0.tenant(&caller, &tenant).await;
+        if !asked.explain {
+            let tenant = Some(convert::tenant(&report.map_err(status)?));
+            return Ok(Response::new(v1::GetTenantResponse { tenant, ..Default::default() }));
+        }
+        // The more useful the less it works: what the sources say is told also of
+        // a tenant that cannot be shown.
+        let (origins, answers) = self.0.explain(&caller, &tenant).await.map_err(status)?;
+        Ok(Response::new(v1::GetTenantResponse {
+            tenant: report.ok().as_ref().map(convert::tenant),
+            origins: origins.into_iter().map(convert::origin).collect(),
+            answers: answers.into_iter().map(convert::source_answer).collect(),
+        }))
     }
 }
 

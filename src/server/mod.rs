@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use arc_swap::ArcSwap;
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::{Semaphore, mpsc},
@@ -21,13 +22,13 @@ use tonic::transport::Server;
 use tower::util::MapResponseLayer;
 
 use crate::{
-    app::{Sidecar, events::EventHub, ports::Clock},
+    app::{Parts, Sidecar, events::EventHub, ports::Clock},
     config::Config,
     domain::time::{Now, Timestamp},
     grpc::{
         admin_service::Admin, session_service::Sessions, status::explain, watch_service::Watches,
     },
-    source::file::FileSource,
+    source::{self, Sources, file::FileSource},
     store::memory::MemoryStore,
     telemetry,
     wire::{
@@ -48,6 +49,9 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long streams get to close by themselves at the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Changes of sources that wait to be brought to their tenants.
+const CHANGES: usize = 4096;
+
 /// The machine's clocks.
 struct SystemClock(Instant);
 
@@ -64,6 +68,7 @@ impl Clock for SystemClock {
 pub struct Bound {
     /// The sidecar.
     pub sidecar: Arc<Sidecar>,
+    sources: Sources,
     unix: Option<(UnixListener, PathBuf)>,
     tcp: Option<TcpListener>,
     config_path: Option<PathBuf>,
@@ -103,10 +108,18 @@ pub async fn bind(config: Config, listeners: Listeners) -> anyhow::Result<Bound>
         limits.ended_remembered,
         limits.ended_remembered_for,
     ));
-    let source = Arc::new(FileSource { path: config_path.clone() });
-    let clock = Arc::new(SystemClock(Instant::now()));
-    let sidecar = Arc::new(Sidecar::new(config, store, source, clock, events));
-    Ok(Bound { sidecar, unix, tcp, config_path })
+    let config = Arc::new(ArcSwap::from_pointee(config));
+    let sources = source::build(&config).await?;
+    let sidecar = Arc::new(Sidecar::new(Parts {
+        config,
+        store,
+        source: Arc::new(FileSource { path: config_path.clone() }),
+        tenant_configs: Arc::<source::chain::Chain>::clone(&sources.chain),
+        credentials: Arc::<source::credentials::Resolver>::clone(&sources.credentials),
+        clock: Arc::new(SystemClock(Instant::now())),
+        events,
+    }));
+    Ok(Bound { sidecar, sources, unix, tcp, config_path })
 }
 
 impl Bound {
@@ -126,7 +139,7 @@ impl Bound {
         force: impl Future<Output = ()> + Send,
         ready: impl FnOnce(),
     ) -> anyhow::Result<()> {
-        let Self { sidecar, unix, tcp, config_path } = self;
+        let Self { sidecar, sources, unix, tcp, config_path } = self;
         let limits = sidecar.config().limits.clone();
         let socket_path = unix.as_ref().map(|(_, path)| path.clone());
         let (connections, incoming) = mpsc::channel(64);
@@ -141,6 +154,13 @@ impl Bound {
             tasks.spawn(accept.clone().tcp(listener));
         }
         drop(accept);
+        let (told, changes) = mpsc::channel(CHANGES);
+        tasks.spawn(Arc::clone(&sources.chain).watch(told));
+        tasks.spawn(Arc::clone(&sidecar).follow_sources(changes));
+        tasks.spawn(Arc::clone(&sidecar).tell_workers());
+        if let Some(vault) = sources.vault {
+            tasks.spawn(vault.keep_login());
+        }
         tasks.spawn(accept::bury(Arc::clone(&sidecar), closings));
         tasks.spawn(pass_time(Arc::clone(&sidecar)));
         tasks.spawn(telemetry::follow(Arc::clone(&sidecar)));

@@ -56,9 +56,8 @@ impl Tenant {
 
 struct Slot {
     state: TenantState,
-    known: bool,
-    /// Names the config that it runs on.
-    version: String,
+    /// What it runs on.
+    terms: Terms,
     /// Dropped from the table: whoever still holds it must look again.
     gone: bool,
 }
@@ -125,8 +124,7 @@ impl MemoryStore {
                 }
                 let slot = Slot {
                     state: TenantState::new(tenant.clone(), terms.limits, now),
-                    known: terms.known,
-                    version: terms.version.clone(),
+                    terms: terms.clone(),
                     gone: false,
                 };
                 let made = Arc::new(Tenant {
@@ -171,6 +169,31 @@ impl MemoryStore {
             self.sink.append(events);
         }
         Some(result)
+    }
+
+    /// Brings a tenant to `terms`, unless it is on later ones; true when users
+    /// must be told.
+    fn reconfigure(
+        &self,
+        slot: &mut Slot,
+        tenant: &TenantId,
+        terms: &Terms,
+        now: Now,
+        events: &mut Vec<Event>,
+    ) -> bool {
+        let was_known = slot.terms.known;
+        let changed = slot.terms.update(terms);
+        match (was_known, slot.terms.known) {
+            (true, false) => _ = self.unknown.fetch_add(1, Ordering::AcqRel),
+            (false, true) => _ = self.unknown.fetch_sub(1, Ordering::AcqRel),
+            (true, true) | (false, false) => {}
+        }
+        if changed {
+            let kind = Kind::ConfigChanged { version: slot.terms.told() };
+            events.push(Event::new(now, Subject::tenant(tenant), kind));
+            slot.state.configure(slot.terms.limits, now, events);
+        }
+        changed
     }
 
     /// Keeps the tables beside the tenants true to their events.
@@ -306,6 +329,9 @@ impl SessionStore for MemoryStore {
         loop {
             let found = self.find_or_make(tenant, terms, caps.unknown_tenants, now)?;
             let decided = self.step(&found, now, |slot, events| {
+                // In the same step: a cap that was changed before this acquire
+                // asked for the config holds for it.
+                self.reconfigure(slot, tenant, terms, now, events);
                 let live = slot.state.session(&request.session);
                 let previous = live.and_then(|s| s.worker.clone());
                 if live.is_none()
@@ -476,9 +502,9 @@ impl SessionStore for MemoryStore {
             if tenant.next_sweep.load(Ordering::Acquire) <= due {
                 tenant.next_sweep.store(due + SWEEP_MICROS, Ordering::Release);
                 let mut slot = tenant.slot.lock();
-                if !slot.gone && slot.state.is_idle(now, slot.known, idle_after) {
+                if !slot.gone && slot.state.is_idle(now, slot.terms.known, idle_after) {
                     slot.gone = true;
-                    if !slot.known {
+                    if !slot.terms.known {
                         self.unknown.fetch_sub(1, Ordering::AcqRel);
                     }
                     self.tenants.remove(&id);
@@ -520,22 +546,8 @@ impl SessionStore for MemoryStore {
 
     async fn configure(&self, tenant: &TenantId, terms: &Terms, now: Now) -> bool {
         let Some(found) = self.find(tenant) else { return false };
-        let changed = self.step(&found, now, |slot, events| {
-            if slot.version == terms.version && slot.known == terms.known {
-                return false;
-            }
-            match (slot.known, terms.known) {
-                (true, false) => _ = self.unknown.fetch_add(1, Ordering::AcqRel),
-                (false, true) => _ = self.unknown.fetch_sub(1, Ordering::AcqRel),
-                (true, true) | (false, false) => {}
-            }
-            slot.known = terms.known;
-            slot.version.clone_from(&terms.version);
-            let kind = Kind::ConfigChanged { version: terms.version.clone() };
-            events.push(Event::new(now, Subject::tenant(tenant), kind));
-            slot.state.configure(terms.limits, now, events);
-            true
-        });
+        let changed = self
+            .step(&found, now, |slot, events| self.reconfigure(slot, tenant, terms, now, events));
         changed.unwrap_or(false)
     }
 
@@ -557,6 +569,7 @@ impl SessionStore for MemoryStore {
         (!slot.gone).then(|| TenantSnapshot {
             view: slot.state.view(now),
             sessions: slot.state.sessions().cloned().collect(),
+            version: slot.terms.told(),
             as_of: self.sink.head(),
         })
     }

@@ -51,7 +51,9 @@ pub fn log(event: &Event, sequence: u64) {
             line!(info, outcome = outcome.name(), cause = cause.name());
         }
         Kind::Reloaded { error: Some(error), .. } => line!(error, detail = error.as_str()),
-        Kind::ConfigFailed { message } => line!(warn, detail = message.as_str()),
+        Kind::ConfigFailed { message, stale } => {
+            line!(warn, detail = message.as_str(), stale = *stale);
+        }
         Kind::BreakerOpened { .. } | Kind::WorkerLost { .. } | Kind::WorkerSlow { .. } => {
             line!(warn)
         }

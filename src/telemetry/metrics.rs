@@ -134,6 +134,7 @@ impl Metrics {
             Kind::SessionActivated
             | Kind::FailureReported(_)
             | Kind::ConfigChanged { .. }
+            | Kind::ConfigRecovered
             | Kind::CapChanged { .. }
             | Kind::Suspended
             | Kind::Resumed
@@ -223,9 +224,9 @@ mod tests {
         let ids: Vec<String> = (0..100).map(|n| format!("t{n}")).collect();
         let mut events: Vec<_> = ids
             .iter()
-            .map(|id| (id.as_str(), Kind::ConfigFailed { message: String::new() }))
+            .map(|id| (id.as_str(), Kind::ConfigFailed { message: String::new(), stale: false }))
             .collect();
-        events.push(("configured", Kind::ConfigFailed { message: String::new() }));
+        events.push(("configured", Kind::ConfigFailed { message: String::new(), stale: false }));
         let told = told(&events, 3);
         let series = told.keys().filter(|key| key.starts_with(names::CONFIG_FAILURES)).count();
         assert_eq!(series, 5);

@@ -25,12 +25,11 @@ pub async fn follow(sidecar: Arc<Sidecar>) {
                 }
             }
             Ok(entries) => {
-                let config = sidecar.config();
                 for entry in entries {
                     place = entry.sequence;
                     logs::log(&entry.event, entry.sequence);
                     let tenant = entry.event.subject.tenant.as_ref();
-                    let configured = tenant.is_some_and(|t| config.tenants.contains_key(t));
+                    let configured = tenant.is_some_and(|t| sidecar.is_configured(t));
                     metrics.record(&entry.event, configured);
                 }
             }

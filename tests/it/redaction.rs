@@ -1,6 +1,6 @@
 //! No way of printing a thing that holds a key prints the key.
 
-use tenantd::{app::ports::ConfigSource as _, domain::tenant::TenantId};
+use tenantd::{app::ports::Credentials as _, domain::tenant::TenantId};
 
 use crate::support::{acquire, start};
 
@@ -14,8 +14,8 @@ async fn debug_output_of_all_that_holds_a_key_is_redacted() {
     .await;
     let config = running.sidecar.config();
     let tenant = config.tenant(&TenantId::parse("acme").unwrap()).unwrap();
-    let source = tenantd::source::file::FileSource { path: Some(running.config.clone()) };
-    let resolved = source.resolve(tenant.clone(), 1000).await.unwrap();
+    let credentials = tenantd::source::credentials::Resolver::new(None);
+    let resolved = credentials.resolve(tenant.clone(), 1000).await.unwrap();
     let granted =
         running.sessions().await.acquire_session(acquire("s", "acme")).await.unwrap().into_inner();
     assert_eq!(granted.config.as_ref().unwrap().providers["llm"].credentials["api_key"].value, KEY);

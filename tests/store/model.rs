@@ -96,6 +96,8 @@ pub async fn play(make: Make, ops: Vec<Op>) {
                 ..Default::default()
             },
         },
+        generation: tenantd::config::next_generation(),
+        credentials: Some(0),
     };
     let session = |n: u8| SessionId::parse(&format!("s{n}")).unwrap();
     let worker = |n: u8| WorkerId::parse(&format!("w{n}")).unwrap();

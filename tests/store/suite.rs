@@ -6,6 +6,7 @@ use tenantd::{
     app::ports::{Publish, SharedCaps},
     domain::{
         event::{Kind, Severity},
+        limits::Terms,
         reject::Reason,
         session::{Failure, Outcome, Renewal},
     },
@@ -247,4 +248,18 @@ pub async fn agent_events_are_bounded_per_tenant(make: Make) {
     bench.store.publish(event("s3"), bench.now).await.expect("a sibling has its own");
     bench.wait(Duration::from_secs(1)).await;
     bench.store.publish(event("s1"), bench.now).await.expect("the next second's");
+}
+
+pub async fn an_acquire_brings_later_terms_with_it_and_no_earlier_ones(make: Make) {
+    let bench = Bench::new(make);
+    let (first, second, third) = (terms(Some(1)), terms(Some(2)), terms(Some(1)));
+    let on = |id: &str, terms: &Terms| Ask { terms: terms.clone(), ..Ask::new("a", id) };
+    bench.acquire(&on("s1", &first)).await.unwrap();
+    bench.acquire(&on("s2", &second)).await.expect("the raised cap holds at once");
+    bench.acquire(&on("s3", &first)).await.expect_err("full");
+    let version = |snapshot: Option<tenantd::app::ports::TenantSnapshot>| snapshot.unwrap().version;
+    let held = version(bench.store.snapshot(&tenant("a"), bench.now).await);
+    assert_eq!(held, second.told(), "a slow caller's terms are not gone back to");
+    let refused = bench.acquire(&on("s3", &third)).await.unwrap_err();
+    assert_eq!((refused.limit, refused.current), (Some(1), Some(2)));
 }

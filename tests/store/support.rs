@@ -119,7 +119,8 @@ impl Ask {
 pub fn terms(cap: Option<u32>) -> Terms {
     let breaker = BreakerPolicy { min_samples: 2, probes: 1, ..BreakerPolicy::default() };
     let limits = TenantLimits { cap, breaker, ..TenantLimits::default() };
-    Terms { known: true, limits, version: format!("{cap:?}") }
+    let generation = tenantd::config::next_generation();
+    Terms { known: true, limits, version: format!("{cap:?}"), generation, credentials: Some(0) }
 }
 
 pub fn session(id: &str) -> SessionId {

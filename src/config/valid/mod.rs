@@ -5,11 +5,15 @@ use std::{
     collections::BTreeMap, net::SocketAddr, ops::Range, path::Path, sync::Arc, time::Duration,
 };
 
+mod limits;
+mod sources;
+
 use toml::Spanned;
 
 use super::{
-    Config, Diagnostic, Limits, Listen, UnknownTenants, credential,
+    Config, Diagnostic, Listen, UnknownTenants, credential,
     diagnostic::Source,
+    entry::{Base, Entry},
     raw::{self, Span},
     version_of,
 };
@@ -30,6 +34,11 @@ struct Check<'a> {
     folder: &'a Path,
     items: Vec<Diagnostic>,
     literals: bool,
+    /// There is a secret store.
+    vault: bool,
+    /// Only a part of what will hold is here: rules between keys wait for the
+    /// whole.
+    partial: bool,
 }
 
 /// The valid config, and what is wrong with it: used only when nothing is.
@@ -40,8 +49,9 @@ pub fn config(
     mode: u32,
 ) -> (Config, Vec<Diagnostic>) {
     let folder = path.parent().unwrap_or(Path::new("."));
-    let mut check = Check { source, folder, items: Vec::new(), literals: false };
+    let mut check = Check { vault: file.vault.is_some(), ..Check::new(source, folder) };
     let builtin = Config::builtin();
+    let given = file.default_keys();
     let lease = check.lease(&file.lease, LeasePolicy::default());
     let breaker = check.breaker(&file.defaults.breaker, BreakerPolicy::default());
     let cap = file.defaults.cap.as_ref().and_then(|cap| check.cap(cap));
@@ -55,8 +65,15 @@ pub fn config(
         providers: merge(&slots, &BTreeMap::new()),
         labels,
     });
+    let sources = check.sources(file.sources);
+    let vault = file.vault.and_then(|vault| check.vault(&vault));
     let mut tenants = BTreeMap::new();
+    let mut entries = BTreeMap::new();
     for (name, raw) in file.tenants {
+        if let Ok(id) = TenantId::parse(name.get_ref())
+        {
+            entries.insert(id, Arc::new(Entry::new(raw.clone())));
+        }
         let own = check.tenant(raw, &defaults, &slots);
         match TenantId::parse(name.get_ref()) {
             Ok(id) if id.as_str() == name.get_ref() => _ = tenants.insert(id, Arc::new(own)),
@@ -83,6 +100,17 @@ pub fn config(
         drain_timeout: check.span(drain, builtin.drain_timeout, Duration::ZERO),
         agents,
         tenants,
+        base: Arc::new(Base {
+            folder: folder.to_owned(),
+            defaults: defaults.clone(),
+            slots,
+            given,
+            vault: vault.is_some(),
+        }),
+        entries,
+        sources,
+        vault,
+        generation: super::next_generation(),
         defaults: Arc::new(defaults),
     };
     if check.literals && mode & 0o044 != 0 {
@@ -98,6 +126,44 @@ pub fn config(
 fn sealed(mut config: TenantConfig) -> TenantConfig {
     config.version = version_of(&config);
     config
+}
+
+impl<'a> Check<'a> {
+    const fn new(source: &'a Source<'a>, folder: &'a Path) -> Self {
+        Self { source, folder, items: Vec::new(), literals: false, vault: true, partial: false }
+    }
+}
+
+/// Checks a part of a tenant's config, that comes from beside the file.
+/// `literals`: it may hold keys themselves.
+pub fn part(
+    raw: &raw::Tenant,
+    source: &Source<'_>,
+    base: &Base,
+    literals: bool,
+) -> Vec<Diagnostic> {
+    let mut check =
+        Check { partial: true, vault: base.vault, ..Check::new(source, &base.folder) };
+    check.tenant(raw.clone(), &base.defaults, &base.slots);
+    if check.literals && !literals {
+        let message = "holds a key itself; put a reference in its place (env:NAME, file:PATH), or set literals = true for this source";
+        check.items.push(Diagnostic {
+            line: 0,
+            column: 0,
+            key: "credential".to_owned(),
+            message: message.to_owned(),
+        });
+    }
+    check.items
+}
+
+/// The whole of a tenant's config out of its checked parts.
+pub fn whole(raw: raw::Tenant, base: &Base) -> (TenantConfig, Vec<Diagnostic>) {
+    // The parts come from several texts, so that places mean nothing here.
+    let source = Source::new("");
+    let mut check = Check::new(&source, &base.folder);
+    let config = check.tenant(raw, &base.defaults, &base.slots);
+    (config, check.items)
 }
 
 impl Check<'_> {
@@ -146,6 +212,7 @@ impl Check<'_> {
         };
         let place = [&raw.ttl, &raw.ttl_min, &raw.ttl_max].into_iter().flatten().next();
         if let Some(place) = place
+            && !self.partial
             && !(lease.ttl_min <= lease.ttl && lease.ttl <= lease.ttl_max)
         {
             self.wrong(
@@ -182,6 +249,7 @@ impl Check<'_> {
         }
         let place = raw.cooldown_max.as_ref().or(raw.cooldown.as_ref());
         if let Some(place) = place
+            && !self.partial
             && policy.cooldown_max < policy.cooldown
         {
             self.wrong(
@@ -273,7 +341,10 @@ impl Check<'_> {
                     "credentials must be at most 64 names of 1-64 characters of [A-Za-z0-9_.-]",
                 );
             }
-            match credential::parse(text.get_ref(), self.folder) {
+            match credential::parse(text.get_ref().0.expose(), self.folder) {
+                Ok(CredentialRef::Vault { .. }) if !self.vault => {
+                    self.wrong(span, "vault: needs a [vault] table in the config file");
+                }
                 Ok(reference) => {
                     self.literals |= matches!(reference, CredentialRef::Literal(_));
                     if credentials.insert(name, reference).is_some() {
@@ -318,104 +389,6 @@ impl Check<'_> {
             }
         });
         Listen { unix, tcp }
-    }
-
-    fn limits(&mut self, raw: &raw::Limits) -> Limits {
-        const MILLION: u32 = 1_000_000;
-        const MIB: u32 = 1024 * 1024;
-        let base = Limits::default();
-        let size = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
-        let of = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let second = Duration::from_secs(1);
-        Limits {
-            max_sessions: self.count(raw.max_sessions.as_ref(), base.max_sessions, 1, MILLION),
-            max_tenants: self.count(raw.max_tenants.as_ref(), base.max_tenants, 1, MILLION),
-            max_workers: size(self.count(
-                raw.max_workers.as_ref(),
-                of(base.max_workers),
-                1,
-                MILLION,
-            )),
-            max_watchers: self.count(raw.max_watchers.as_ref(), base.max_watchers, 1, 10_000),
-            max_connections: size(self.count(
-                raw.max_connections.as_ref(),
-                of(base.max_connections),
-                1,
-                MILLION,
-            )),
-            max_streams: self.count(raw.max_streams.as_ref(), base.max_streams, 1, MILLION),
-            metadata_bytes: size(self.count(
-                raw.metadata_bytes.as_ref(),
-                of(base.metadata_bytes),
-                256,
-                MIB,
-            )),
-            message_bytes: size(self.count(
-                raw.message_bytes.as_ref(),
-                of(base.message_bytes),
-                64 * 1024,
-                64 * MIB,
-            )),
-            credential_bytes: size(self.count(
-                raw.credential_bytes.as_ref(),
-                of(base.credential_bytes),
-                16,
-                MIB,
-            )),
-            events_kept: size(self.count(
-                raw.events_kept.as_ref(),
-                of(base.events_kept),
-                16,
-                10 * MILLION,
-            )),
-            events_kept_bytes: size(self.count(
-                raw.events_kept_bytes.as_ref(),
-                of(base.events_kept_bytes),
-                64 * 1024,
-                2048 * MIB - 1,
-            )),
-            agent_events_per_second: self.count(
-                raw.agent_events_per_second.as_ref(),
-                base.agent_events_per_second,
-                1,
-                MILLION,
-            ),
-            agent_event_bytes: size(self.count(
-                raw.agent_event_bytes.as_ref(),
-                of(base.agent_event_bytes),
-                64,
-                64 * 1024,
-            )),
-            worker_reports_per_second: self.count(
-                raw.worker_reports_per_second.as_ref(),
-                base.worker_reports_per_second,
-                1,
-                10_000,
-            ),
-            ended_remembered: size(self.count(
-                raw.ended_remembered.as_ref(),
-                of(base.ended_remembered),
-                16,
-                10 * MILLION,
-            )),
-            ended_remembered_for: self.span(
-                raw.ended_remembered_for.as_ref(),
-                base.ended_remembered_for,
-                second,
-            ),
-            tenant_idle_after: self.span(
-                raw.tenant_idle_after.as_ref(),
-                base.tenant_idle_after,
-                second,
-            ),
-            heartbeat: self.span(raw.heartbeat.as_ref(), base.heartbeat, second),
-            metric_tenants: size(self.count(
-                raw.metric_tenants.as_ref(),
-                of(base.metric_tenants),
-                0,
-                100_000,
-            )),
-        }
     }
 }
 

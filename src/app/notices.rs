@@ -1,0 +1,93 @@
+//! What live sessions' processes are told when something changes about their
+//! tenant. Made from the event log, so that whoever changes it cannot forget.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{Sidecar, ports::EventSink as _, workers::Notice};
+use crate::domain::{
+    event::{Event, Kind},
+    session::SessionId,
+    tenant::TenantId,
+};
+
+impl Sidecar {
+    /// Tells workers. Runs as long as the sidecar.
+    pub async fn tell_workers(self: Arc<Self>) {
+        let mut head = self.events.subscribe();
+        let mut seen = self.events.head();
+        loop {
+            match self.events.after(seen) {
+                Ok(entries) if entries.is_empty() => {
+                    if head.changed().await.is_err() {
+                        return;
+                    }
+                }
+                Ok(entries) => {
+                    for entry in entries {
+                        seen = entry.sequence;
+                        self.tell_about(&entry.event).await;
+                    }
+                }
+                Err(gap) => {
+                    // What changed is not known any more: all may refresh.
+                    seen = gap.to;
+                    for tenant in self.store.tenants().await {
+                        self.tell_config(&tenant).await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn tell_about(&self, event: &Event) {
+        let Some(tenant) = &event.subject.tenant else { return };
+        let note = event.actor.as_ref().map(|actor| actor.note.clone()).unwrap_or_default();
+        match &event.kind {
+            Kind::ConfigChanged { .. } | Kind::ConfigRecovered => self.tell_config(tenant).await,
+            Kind::Suspended => {
+                self.tell_each(tenant, |tenant, sessions, _| Notice::Suspended {
+                    tenant,
+                    sessions,
+                    note: note.clone(),
+                })
+                .await;
+            }
+            Kind::Resumed => {
+                self.tell_each(tenant, |tenant, sessions, _| Notice::Resumed {
+                    tenant,
+                    sessions,
+                    note: note.clone(),
+                })
+                .await;
+            }
+            _ => {}
+        }
+    }
+
+    async fn tell_config(&self, tenant: &TenantId) {
+        self.tell_each(tenant, |tenant, sessions, version| Notice::ConfigChanged {
+            tenant,
+            version: version.to_owned(),
+            sessions,
+        })
+        .await;
+    }
+
+    /// Each worker that has live sessions of the tenant, with these.
+    async fn tell_each(
+        &self,
+        tenant: &TenantId,
+        notice: impl Fn(TenantId, Vec<SessionId>, &str) -> Notice,
+    ) {
+        let Some(snapshot) = self.store.snapshot(tenant, self.now()).await else { return };
+        let mut by_worker = BTreeMap::<_, Vec<SessionId>>::new();
+        for session in snapshot.sessions {
+            if let Some(worker) = session.worker {
+                by_worker.entry(worker).or_default().push(session.id);
+            }
+        }
+        for (worker, sessions) in by_worker {
+            self.workers.tell(&worker, &notice(tenant.clone(), sessions, &snapshot.version));
+        }
+    }
+}

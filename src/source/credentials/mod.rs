@@ -1,0 +1,203 @@
+//! Credentials in the place of their references, and when they last changed.
+
+pub mod vault;
+
+use std::{
+    collections::BTreeMap,
+    hash::{BuildHasher as _, RandomState},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use moka::sync::Cache;
+use parking_lot::Mutex;
+
+use self::vault::Vault;
+use super::reference;
+use crate::{
+    app::ports::Credentials,
+    config::next_generation,
+    domain::provider::{CredentialRef, ResolvedConfig, ResolvedProvider, Secret, TenantConfig},
+};
+
+/// Most references whose last change is remembered. One that was forgotten
+/// counts as changed when it is read again.
+const MAX_REMEMBERED: u64 = 100_000;
+
+/// When a credential was last seen to change.
+#[derive(Clone)]
+struct Seen {
+    /// Of the value, under a key of this process: no secret is kept for this.
+    digest: u64,
+    /// Higher than that of any change before.
+    changed: u64,
+    /// Of a file.
+    identity: Option<reference::Identity>,
+}
+
+/// Resolves `env:`, `file:`, `vault:` and literals.
+pub struct Resolver {
+    seen: Cache<String, Seen>,
+    /// One writer of `seen` at a time, so that a slow reader of the old value
+    /// cannot overwrite what a later one saw.
+    noting: Mutex<()>,
+    key: RandomState,
+    vault: Option<Arc<Vault>>,
+}
+
+impl Resolver {
+    /// Over a secret store, where one is configured.
+    #[must_use]
+    pub fn new(vault: Option<Arc<Vault>>) -> Self {
+        Self {
+            seen: Cache::new(MAX_REMEMBERED),
+            noting: Mutex::new(()),
+            key: RandomState::new(),
+            vault,
+        }
+    }
+
+    /// One reference, and when it last changed.
+    ///
+    /// # Errors
+    /// What could not be read; never a value.
+    pub async fn secret(
+        &self,
+        reference: &CredentialRef,
+        max_bytes: usize,
+    ) -> Result<(Secret, u64), String> {
+        match reference {
+            CredentialRef::Literal(secret) => Ok((secret.clone(), 0)),
+            CredentialRef::Env(name) => reference::env(name).map(|secret| (secret, 0)),
+            CredentialRef::File(path) => loop {
+                let key = reference.to_string();
+                let before = self.seen.get(&key).map(|seen| seen.changed);
+                let (secret, identity) = reference::file(path, max_bytes).await?;
+                if let Some(changed) = self.note(key, &secret, Some(identity), before) {
+                    return Ok((secret, changed));
+                }
+            },
+            CredentialRef::Vault { path, field } => loop {
+                let key = reference.to_string();
+                let before = self.seen.get(&key).map(|seen| seen.changed);
+                let Some(vault) = &self.vault else {
+                    return Err(format!("{key}: the config has no [vault]"));
+                };
+                let secret =
+                    vault.read(path, field).await.map_err(|problem| format!("{key}: {problem}"))?;
+                if secret.expose().len() > max_bytes {
+                    return Err(format!("{key}: is larger than {max_bytes} bytes"));
+                }
+                if let Some(changed) = self.note(key, &secret, None, before) {
+                    return Ok((secret, changed));
+                }
+            },
+        }
+    }
+
+    /// When the value last changed; none when another reader saw a change since
+    /// this one began: which of them read the later value cannot be told.
+    fn note(
+        &self,
+        key: String,
+        secret: &Secret,
+        identity: Option<reference::Identity>,
+        before: Option<u64>,
+    ) -> Option<u64> {
+        let digest = self.key.hash_one(secret.expose());
+        let _turn = self.noting.lock();
+        let seen = self.seen.get(&key);
+        if let Some(seen) = &seen {
+            if seen.digest == digest {
+                if seen.identity != identity {
+                    self.seen.insert(key, Seen { identity, ..seen.clone() });
+                }
+                return Some(seen.changed);
+            }
+            if Some(seen.changed) != before {
+                return None;
+            }
+        }
+        let changed = next_generation();
+        self.seen.insert(key, Seen { digest, changed, identity });
+        Some(changed)
+    }
+}
+
+fn references(config: &TenantConfig) -> impl Iterator<Item = &CredentialRef> {
+    config.providers.values().flat_map(|provider| provider.credentials.values())
+}
+
+#[async_trait]
+impl Credentials for Resolver {
+    async fn resolve(
+        &self,
+        config: Arc<TenantConfig>,
+        max_bytes: usize,
+    ) -> Result<ResolvedConfig, String> {
+        let mut providers = BTreeMap::new();
+        let mut latest = 0;
+        for (slot, provider) in &config.providers {
+            let mut credentials = BTreeMap::new();
+            for (name, reference) in &provider.credentials {
+                let (secret, changed) = self
+                    .secret(reference, max_bytes)
+                    .await
+                    .map_err(|problem| format!("{slot}.{name}: {problem}"))?;
+                latest = latest.max(changed);
+                credentials.insert(name.clone(), secret);
+            }
+            let resolved = ResolvedProvider { provider: Arc::clone(provider), credentials };
+            providers.insert(slot.clone(), resolved);
+        }
+        let version = config.version.clone();
+        let stale = self.vault.as_ref().is_some_and(|vault| {
+            references(&config).any(|reference| match reference {
+                CredentialRef::Vault { path, .. } => vault.is_stale(path),
+                _ => false,
+            })
+        });
+        Ok(ResolvedConfig { config, providers, version, credentials: latest, stale })
+    }
+
+    fn peek(&self, config: &TenantConfig) -> Option<u64> {
+        let mut latest = 0;
+        for reference in references(config) {
+            latest = latest.max(match reference {
+                CredentialRef::Env(_) | CredentialRef::Literal(_) => 0,
+                CredentialRef::File(_) | CredentialRef::Vault { .. } => {
+                    self.seen.get(&reference.to_string())?.changed
+                }
+            });
+        }
+        Some(latest)
+    }
+
+    fn is_due(&self, config: &TenantConfig) -> bool {
+        self.vault.as_ref().is_some_and(|vault| {
+            references(config).any(|reference| match reference {
+                CredentialRef::Vault { path, .. } => vault.is_due(path),
+                CredentialRef::Env(_) | CredentialRef::File(_) | CredentialRef::Literal(_) => false,
+            })
+        })
+    }
+
+    async fn changed(&self) -> bool {
+        let files: Vec<(PathBuf, Option<reference::Identity>)> = self
+            .seen
+            .iter()
+            .filter_map(|(key, seen)| key.strip_prefix("file:").map(|p| (p.into(), seen.identity)))
+            .collect();
+        let vault = self.vault.as_ref().is_some_and(|vault| vault.take_changed());
+        // One job for all: a hung mount costs one thread, and only this look.
+        let look = tokio::task::spawn_blocking(move || {
+            files.iter().any(|(path, seen)| {
+                let present = reference::identity(path);
+                present.is_some() && present != *seen
+            })
+        });
+        let file = matches!(tokio::time::timeout(reference::READ_TIMEOUT, look).await, Ok(Ok(true)));
+        vault || file
+    }
+}
