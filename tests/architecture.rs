@@ -47,8 +47,13 @@ const RULES: [(&str, &[&str], &[&str]); 10] = [
         ],
         &["prost", "dashmap"],
     ),
-    // A client of the sidecar like any other, but for `serve`, `check` and `demo`.
-    ("cli", &["cli", "address", "app", "config", "server", "telemetry", "wire"], &["dashmap"]),
+    // A client of the sidecar like any other, but for `serve`, `check`, `demo` and the
+    // commands on a database.
+    (
+        "cli",
+        &["cli", "address", "app", "config", "domain", "server", "source", "telemetry", "wire"],
+        &["dashmap"],
+    ),
 ];
 
 fn sources(folder: &Path, found: &mut Vec<(String, String)>) {

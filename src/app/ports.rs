@@ -232,6 +232,7 @@ pub struct SourceStatus {
     pub hits: u64,
     pub stale_hits: u64,
     pub last_error: String,
+    pub watching: bool,
 }
 
 /// Tenants' configs, out of the file and what lies beside it.
@@ -263,8 +264,10 @@ pub trait TenantConfigs: Send + Sync {
 pub enum Changed {
     /// One tenant's entry.
     Tenant(TenantId),
-    /// Perhaps any: changes may have been missed.
+    /// Perhaps any: changes may have been missed. From here on they are told.
     All,
+    /// Changes are not told until the next `All`.
+    Lost,
 }
 
 /// One source's answer.

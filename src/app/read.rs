@@ -5,7 +5,8 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use super::{Drain, ReloadFailure, Sidecar, permit,
+use super::{
+    Drain, ReloadFailure, Sidecar, permit,
     ports::{Origin, SourceAnswer, SourceStatus, StoreTotals},
 };
 use crate::domain::{
@@ -160,9 +161,11 @@ impl Sidecar {
             return Ok(TenantReport { view: snapshot.view, config, version: snapshot.version });
         }
         // One without state may never have been asked about.
-        let found = self.tenant_configs.find(tenant).await.map_err(|message| {
-            Rejection::new(Reason::ConfigUnavailable, message).of(tenant)
-        })?;
+        let found = self
+            .tenant_configs
+            .find(tenant)
+            .await
+            .map_err(|message| Rejection::new(Reason::ConfigUnavailable, message).of(tenant))?;
         match found.config.filter(|config| config.known || tenant.as_str() == "default") {
             Some(config) => {
                 let view = TenantState::new(tenant.clone(), config.limits, now).view(now);

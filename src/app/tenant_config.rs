@@ -40,11 +40,7 @@ fn terms(found: &Found, credentials: Option<u64>) -> Terms {
     // One that is not served has the built-in limits, for the sessions that it
     // still has.
     found.config.as_ref().map_or_else(
-        || Terms {
-            generation: found.generation,
-            credentials: Some(0),
-            ..Terms::default()
-        },
+        || Terms { generation: found.generation, credentials: Some(0), ..Terms::default() },
         |config| Terms {
             known: config.known,
             limits: config.limits,
@@ -80,19 +76,16 @@ impl Sidecar {
         let max_bytes = self.config().limits.credential_bytes;
         match self.credentials.resolve(config, max_bytes).await {
             Ok(mut resolved) => {
-                let stale = found.stale.as_ref().map(|why| (why.as_str(), true));
-                self.note_config(tenant, known, stale, now);
                 let terms = terms(&found, Some(resolved.credentials));
                 resolved.version = terms.told();
-                resolved.stale |= found.stale.is_some();
+                resolved.stale = found.stale.or(resolved.stale);
+                let stale = resolved.stale.as_ref().map(|why| (why.as_str(), true));
+                self.note_config(tenant, known, stale, now);
                 Resolved { terms, config: Ok(resolved) }
             }
             Err(message) => {
                 self.note_config(tenant, known, Some((&message, false)), now);
-                Resolved {
-                    terms: terms(&found, None),
-                    config: Err(unavailable(tenant, &message)),
-                }
+                Resolved { terms: terms(&found, None), config: Err(unavailable(tenant, &message)) }
             }
         }
     }
@@ -123,13 +116,7 @@ impl Sidecar {
 
     /// The change is the event, not each try. `failing`: why, and whether what
     /// was known before is served.
-    fn note_config(
-        &self,
-        tenant: &TenantId,
-        known: bool,
-        failing: Option<(&str, bool)>,
-        now: Now,
-    ) {
+    fn note_config(&self, tenant: &TenantId, known: bool, failing: Option<(&str, bool)>, now: Now) {
         let kind = match failing {
             None => match self.config_failing.remove(tenant) {
                 Some(_) => Kind::ConfigRecovered,
@@ -179,6 +166,7 @@ impl Sidecar {
                 next = changes.recv(), if open => match next {
                     Some(Changed::Tenant(tenant)) => _ = changed.insert(tenant),
                     Some(Changed::All) => changed.extend(self.store.tenants().await),
+                    Some(Changed::Lost) => {}
                     None => open = false,
                 },
                 Some(_) = looking.join_next() => {}

@@ -5,7 +5,9 @@ pub mod client;
 pub mod demo;
 pub mod healthcheck;
 pub mod operate;
+mod schema;
 pub mod serve;
+pub mod tenants;
 pub mod text;
 pub mod watch;
 
@@ -40,6 +42,8 @@ pub struct Cli {
 enum Command {
     Serve(serve::Args),
     Check(check::Args),
+    #[command(subcommand)]
+    Config(schema::Command),
     Demo(demo::Args),
     Watch(watch::Args),
     Healthcheck(healthcheck::Args),
@@ -75,7 +79,8 @@ pub fn main() -> ExitCode {
 async fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Serve(args) => serve::run(args).await,
-        Command::Check(args) => check::run(&args),
+        Command::Check(args) => check::run(args).await,
+        Command::Config(command) => schema::run(&command),
         Command::Demo(args) => demo::run(args).await,
         Command::Watch(args) => watch::run(client::address(cli.address)?, args).await,
         Command::Healthcheck(args) => healthcheck::run(client::address(cli.address)?, args).await,

@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use serde_json::{Value, json};
 
-use super::{client, text};
+use super::{client, tenants, text};
 use crate::{
     address::Address,
     wire::v1::{
@@ -35,13 +35,21 @@ pub enum Command {
         #[command(flatten)]
         output: Output,
     },
-    /// Lists tenants, or shows one
-    #[command(after_help = "Examples:\n  tenantd tenants\n  tenantd tenants acme --json")]
+    /// Lists tenants, shows one, or changes entries in a database
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "Examples:\n  tenantd tenants\n  tenantd tenants acme --json\n  tenantd tenants acme --explain\n  tenantd tenants set acme cap=5 --database sqlite:tenants.db\n\nA tenant that is named like a command: tenantd tenants -- export"
+    )]
     Tenants {
         /// Only this one
         tenant: Option<String>,
+        /// Also who gave each value of its config, and what each source said
+        #[arg(long, requires = "tenant")]
+        explain: bool,
         #[command(flatten)]
         output: Output,
+        #[command(subcommand)]
+        database: Option<tenants::Command>,
     },
     /// Refuses a tenant's new sessions; live ones go on
     #[command(after_help = "Examples:\n  tenantd suspend acme --note \"key leaked, ticket 123\"")]
@@ -112,7 +120,7 @@ pub enum Command {
 pub struct Output {
     /// As JSON
     #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
 /// A tenant and why.
@@ -139,6 +147,10 @@ pub enum BreakerAction {
 /// # Errors
 /// `Unreachable`, or the sidecar's refusal.
 pub async fn run(address: Address, command: Command) -> anyhow::Result<()> {
+    let command = match command {
+        Command::Tenants { database: Some(command), .. } => return tenants::run(command).await,
+        command => command,
+    };
     let channel = client::connect(&address).await?;
     let mut watch = WatchServiceClient::new(channel.clone()).max_decoding_message_size(64 << 20);
     let mut admin = AdminServiceClient::new(channel);
@@ -167,12 +179,15 @@ pub async fn run(address: Address, command: Command) -> anyhow::Result<()> {
             }
             list(&all, &["session_id", "tenant", "agent_name", "worker", "state"], output.json)
         }
-        Command::Tenants { tenant: Some(tenant), output } => {
-            let asked = v1::GetTenantRequest { tenant, explain: false };
-            let tenant = watch.get_tenant(asked).await.map_err(said)?.into_inner().tenant;
-            show(&tenant_json(&tenant.unwrap_or_default()), output.json)
+        Command::Tenants { tenant: Some(tenant), explain, output, .. } => {
+            let asked = v1::GetTenantRequest { tenant, explain };
+            let answer = watch.get_tenant(asked).await.map_err(said)?.into_inner();
+            if explain {
+                return explained(&answer, output.json);
+            }
+            show(&tenant_json(&answer.tenant.unwrap_or_default()), output.json)
         }
-        Command::Tenants { tenant: None, output } => {
+        Command::Tenants { tenant: None, output, .. } => {
             let mut asked = v1::ListTenantsRequest::default();
             let mut all = Vec::new();
             loop {
@@ -244,11 +259,44 @@ pub async fn run(address: Address, command: Command) -> anyhow::Result<()> {
     }
 }
 
+/// Who gave each value, and what each source said.
+fn explained(answer: &v1::GetTenantResponse, json: bool) -> anyhow::Result<()> {
+    let origins: Vec<_> = answer
+        .origins
+        .iter()
+        .map(|of| json!({ "key": of.key, "value": of.value, "source": of.source }))
+        .collect();
+    let answers: Vec<_> = answer
+        .answers
+        .iter()
+        .map(|of| {
+            json!({
+                "source": of.source,
+                "state": of.state,
+                "stale": of.stale,
+                "age_seconds": of.age.as_ref().map(|age| text::span(age).as_secs_f64()),
+                "error": of.error,
+            })
+        })
+        .collect();
+    if json {
+        let tenant = answer.tenant.as_ref().map(tenant_json);
+        let whole = json!({ "tenant": tenant, "origins": origins, "answers": answers });
+        return line(&whole.to_string());
+    }
+    list(&origins, &["key", "value", "source"], false)?;
+    if !answers.is_empty() {
+        line("")?;
+        list(&answers, &["source", "state", "stale", "age_seconds", "error"], false)?;
+    }
+    Ok(())
+}
+
 fn changed(tenant: Option<v1::Tenant>) -> anyhow::Result<()> {
     show(&tenant_json(&tenant.unwrap_or_default()), false)
 }
 
-fn line(text: &str) -> anyhow::Result<()> {
+pub fn line(text: &str) -> anyhow::Result<()> {
     Ok(writeln!(std::io::stdout().lock(), "{text}")?)
 }
 
@@ -264,7 +312,7 @@ fn show(object: &Value, json: bool) -> anyhow::Result<()> {
 }
 
 /// Many objects: a JSON object a line, or a table.
-fn list(objects: &[Value], columns: &[&str], json: bool) -> anyhow::Result<()> {
+pub fn list(objects: &[Value], columns: &[&str], json: bool) -> anyhow::Result<()> {
     if json {
         return objects.iter().try_for_each(|object| line(&object.to_string()));
     }
@@ -348,5 +396,16 @@ fn snapshot_json(of: &v1::GetSnapshotResponse) -> Value {
         "config_tenants": config.tenants,
         "config_load_time": config.load_time.as_ref().map(|at| text::time(Some(at))),
         "config_last_error": config.last_error,
+        "sources": of.sources.iter().map(|of| json!({
+            "name": of.name,
+            "kind": of.kind,
+            "entries": of.entries,
+            "loads": of.loads,
+            "failures": of.failures,
+            "hits": of.hits,
+            "stale_hits": of.stale_hits,
+            "last_error": of.last_error,
+            "watching": of.watching,
+        })).collect::<Vec<_>>(),
     })
 }

@@ -10,7 +10,9 @@ use crate::domain::provider::{CredentialRef, Secret};
 /// What would be valid; never the text itself.
 pub fn parse(text: &str, folder: &Path) -> Result<CredentialRef, String> {
     if text.is_empty() {
-        return Err("must not be empty; use env:NAME, file:PATH, vault:PATH#FIELD or a literal".to_owned());
+        return Err(
+            "must not be empty; use env:NAME, file:PATH, vault:PATH#FIELD or a literal".to_owned()
+        );
     }
     if let Some(name) = text.strip_prefix("env:") {
         let valid = !name.is_empty()

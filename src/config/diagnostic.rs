@@ -120,9 +120,15 @@ impl<'a> Source<'a> {
 /// Takes the deepest entry at a place out of the document.
 fn leave_out(table: &mut DeTable<'_>, at: usize) -> bool {
     for (_, value) in table.iter_mut() {
-        if let DeValue::Table(inner) = value.get_mut()
-            && leave_out(inner, at)
-        {
+        let inner = match value.get_mut() {
+            DeValue::Table(inner) => leave_out(inner, at),
+            DeValue::Array(items) => items.iter_mut().any(|item| match item.get_mut() {
+                DeValue::Table(inner) => leave_out(inner, at),
+                _ => false,
+            }),
+            _ => false,
+        };
+        if inner {
             return true;
         }
     }
@@ -142,8 +148,16 @@ fn walk(table: &DeTable<'_>, prefix: &str, keys: &mut Vec<(Range<usize>, String)
         };
         keys.push((key.span(), path.clone()));
         keys.push((value.span(), path.clone()));
-        if let DeValue::Table(inner) = value.get_ref() {
-            walk(inner, &path, keys);
+        match value.get_ref() {
+            DeValue::Table(inner) => walk(inner, &path, keys),
+            DeValue::Array(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    if let DeValue::Table(inner) = item.get_ref() {
+                        walk(inner, &format!("{path}[{index}]"), keys);
+                    }
+                }
+            }
+            _ => {}
         }
     }
 }

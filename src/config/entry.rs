@@ -6,7 +6,7 @@ use zeroize::Zeroize as _;
 
 use super::{Diagnostic, diagnostic::Source, raw, valid};
 use crate::domain::{
-    provider::{Slot, TenantConfig},
+    provider::{CredentialRef, Slot, TenantConfig},
     tenant::TenantId,
 };
 
@@ -122,6 +122,15 @@ fn drop_nulls(value: &mut serde_json::Value) {
         }
         _ => {}
     }
+}
+
+/// The text of a credential is a key itself, or nothing that is known.
+#[must_use]
+pub fn is_literal(text: &str) -> bool {
+    !matches!(
+        super::credential::parse(text, std::path::Path::new("")),
+        Ok(CredentialRef::Env(_) | CredentialRef::File(_) | CredentialRef::Vault { .. })
+    )
 }
 
 /// Overwrites the texts of a value that may hold keys.

@@ -5,6 +5,7 @@ pub mod diagnostic;
 pub mod entry;
 mod raw;
 pub mod source;
+mod spanned;
 mod valid;
 
 use std::{
@@ -27,10 +28,7 @@ use self::{
     source::SourceConfig,
 };
 use crate::domain::{
-    limits::TenantLimits,
-    provider::TenantConfig,
-    session::AgentName,
-    tenant::TenantId,
+    limits::TenantLimits, provider::TenantConfig, session::AgentName, tenant::TenantId,
 };
 
 /// Largest config file.
@@ -225,6 +223,14 @@ fn parse(path: &Path, text: &str, mode: u32) -> Result<Config, Diagnostics> {
     items.extend(nonsense);
     items.sort_by_key(|item| (item.line, item.column));
     if items.is_empty() { Ok(config) } else { Err(fail(items)) }
+}
+
+/// The JSON Schema (draft 2020-12) of the file, for editors. It has the keys and
+/// their shapes; bounds and rules between keys are `check`'s.
+#[must_use]
+pub fn schema() -> String {
+    let schema = schemars::schema_for!(raw::File);
+    serde_json::to_string_pretty(&schema).unwrap_or_default()
 }
 
 /// What differs between two configs.

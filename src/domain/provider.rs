@@ -54,10 +54,9 @@ impl PartialEq for CredentialRef {
         match (self, other) {
             (Self::Env(a), Self::Env(b)) => a == b,
             (Self::File(a), Self::File(b)) => a == b,
-            (
-                Self::Vault { path: a, field: x },
-                Self::Vault { path: b, field: y },
-            ) => a == b && x == y,
+            (Self::Vault { path: a, field: x }, Self::Vault { path: b, field: y }) => {
+                a == b && x == y
+            }
             // Not on a path that a stranger can time: both sides are config.
             (Self::Literal(a), Self::Literal(b)) => a.expose() == b.expose(),
             (Self::Env(_) | Self::File(_) | Self::Vault { .. } | Self::Literal(_), _) => false,
@@ -207,8 +206,8 @@ pub struct ResolvedConfig {
     pub version: String,
     /// The latest change among its credentials.
     pub credentials: u64,
-    /// A source of it fails: this is what it said last.
-    pub stale: bool,
+    /// Why this is what was said last, where who is asked fails now.
+    pub stale: Option<String>,
 }
 
 #[cfg(test)]

@@ -156,7 +156,7 @@ pub fn config(resolved: &ResolvedConfig) -> v1::SessionConfig {
         providers: providers.collect(),
         labels: resolved.config.labels.clone().into_iter().collect(),
         tenant_known: resolved.config.known,
-        stale: resolved.stale,
+        stale: resolved.stale.is_some(),
     }
 }
 
@@ -244,6 +244,7 @@ pub fn source_status(of: SourceStatus) -> v1::SourceStatus {
         hits: of.hits,
         stale_hits: of.stale_hits,
         last_error: of.last_error,
+        watching: of.watching,
     }
 }
 

@@ -198,7 +198,11 @@ fn notice_out(notice: Notice) -> v1::KeepAliveResponse {
         }
         Notice::Suspended { tenant, sessions, note } => {
             let session_ids = ids(&sessions);
-            Message::Suspended(v1::TenantSuspended { tenant: tenant.to_string(), session_ids, note })
+            Message::Suspended(v1::TenantSuspended {
+                tenant: tenant.to_string(),
+                session_ids,
+                note,
+            })
         }
         Notice::Resumed { tenant, sessions, note } => {
             let session_ids = ids(&sessions);

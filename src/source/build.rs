@@ -74,7 +74,7 @@ async fn source_of(
             if !url.expose().contains("{tenant}") {
                 return Err("the address must have {tenant} in its path or query".to_owned());
             }
-            Arc::new(HttpSource::new(url, bearer.clone(), tls, timeout, max)?)
+            Arc::new(HttpSource::new(url, bearer.clone(), tls, max)?)
         }
         SourceKind::Grpc { url, bearer, tls } => {
             let url = address(url).await?;
@@ -104,8 +104,6 @@ async fn address(reference: &CredentialRef) -> Result<Secret, String> {
         CredentialRef::Literal(secret) => Ok(secret.clone()),
         CredentialRef::Env(name) => reference::env(name),
         CredentialRef::File(path) => Ok(reference::file(path, MAX_URL).await?.0),
-        CredentialRef::Vault { .. } => {
-            Err("the address cannot be a vault: reference".to_owned())
-        }
+        CredentialRef::Vault { .. } => Err("the address cannot be a vault: reference".to_owned()),
     }
 }

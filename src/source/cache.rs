@@ -3,7 +3,7 @@
 
 use std::sync::{
     Arc, OnceLock,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use arc_swap::ArcSwap;
@@ -53,6 +53,7 @@ pub struct Cached {
     changes: AtomicU64,
     turns: Semaphore,
     figures: Figures,
+    watching: AtomicBool,
     /// Whom changes are told that were found by asking.
     found: OnceLock<mpsc::Sender<Changed>>,
 }
@@ -77,6 +78,7 @@ impl Cached {
             changes: AtomicU64::new(0),
             turns: Semaphore::new(config.max_in_flight),
             figures: Figures::default(),
+            watching: AtomicBool::new(false),
             found: OnceLock::new(),
             config,
             source,
@@ -232,7 +234,14 @@ impl Cached {
                 let number = self.changes.fetch_add(1, Ordering::AcqRel) + 1;
                 match &change {
                     Changed::Tenant(tenant) => self.changed.insert(tenant.clone(), number),
-                    Changed::All => self.all_changed.store(number, Ordering::Release),
+                    Changed::All => {
+                        self.all_changed.store(number, Ordering::Release);
+                        self.watching.store(true, Ordering::Release);
+                    }
+                    Changed::Lost => {
+                        self.watching.store(false, Ordering::Release);
+                        continue;
+                    }
                 }
                 if to.send(change).await.is_err() {
                     return;
@@ -255,6 +264,7 @@ impl Cached {
             hits: read(&self.figures.hits),
             stale_hits: read(&self.figures.stale_hits),
             last_error: self.figures.last_error.lock().clone(),
+            watching: self.watching.load(Ordering::Acquire),
         }
     }
 }

@@ -134,9 +134,9 @@ fn made(
     for below in layers {
         whole = whole.over(below);
     }
-    let made = whole.complete(&config.base).map_err(|problem| {
-        format!("the parts of its entry do not go together: {problem}")
-    })?;
+    let made = whole
+        .complete(&config.base)
+        .map_err(|problem| format!("the parts of its entry do not go together: {problem}"))?;
     Ok(Some(Arc::new(made)))
 }
 

@@ -64,9 +64,7 @@ impl GrpcSource {
             let connect = tower::service_fn(move |_| {
                 let path = path.clone();
                 async move {
-                    tokio::net::UnixStream::connect(path)
-                        .await
-                        .map(hyper_util::rt::TokioIo::new)
+                    tokio::net::UnixStream::connect(path).await.map(hyper_util::rt::TokioIo::new)
                 }
             });
             endpoint("http://localhost")?.connect_with_connector_lazy(connect)
@@ -78,8 +76,7 @@ impl GrpcSource {
         } else {
             endpoint(url)?.connect_lazy()
         };
-        let client =
-            TenantConfigServiceClient::new(channel).max_decoding_message_size(max_bytes);
+        let client = TenantConfigServiceClient::new(channel).max_decoding_message_size(max_bytes);
         Ok(Self { client, bearer, name })
     }
 
@@ -103,10 +100,8 @@ impl GrpcSource {
     }
 
     async fn listen(&self, changed: &mpsc::Sender<Changed>) -> Result<(), Status> {
-        let request = self
-            .request(v1::WatchTenantsRequest {})
-            .await
-            .map_err(Status::unauthenticated)?;
+        let request =
+            self.request(v1::WatchTenantsRequest {}).await.map_err(Status::unauthenticated)?;
         let mut stream = self.client.clone().watch_tenants(request).await?.into_inner();
         // What changed before the stream was there is not known.
         let _ = changed.send(Changed::All).await;
@@ -166,7 +161,9 @@ impl TenantSource for GrpcSource {
     async fn watch(&self, changed: &mpsc::Sender<Changed>) {
         let (mut wait, longest) = RETRY_WATCH;
         loop {
-            match self.listen(changed).await {
+            let heard = self.listen(changed).await;
+            let _ = changed.send(Changed::Lost).await;
+            match heard {
                 Err(status) if status.code() == Code::Unimplemented => return,
                 Err(status) => {
                     let code = status.code();

@@ -44,13 +44,12 @@ impl HttpSource {
         url: Secret,
         bearer: Option<CredentialRef>,
         tls: &Tls,
-        timeout: Duration,
         max_bytes: usize,
     ) -> Result<Self, String> {
+        // No timeout of its own: the cache gives a question up, and with it the
+        // connection.
         let mut builder = reqwest::Client::builder()
             .tls_backend_rustls()
-            .timeout(timeout)
-            .connect_timeout(timeout)
             .no_proxy()
             .user_agent(concat!("tenantd/", env!("CARGO_PKG_VERSION")))
             .redirect(redirect::Policy::custom(follow));

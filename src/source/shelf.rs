@@ -156,11 +156,6 @@ where
         self.held.entry_count()
     }
 
-    /// The last question about it failed, a moment ago.
-    pub fn is_failing(&self, key: &K) -> bool {
-        self.flights.contains_key(key)
-    }
-
     /// The value of a key; `ask` puts the question, and puts the answer here.
     pub async fn get(
         self: &Arc<Self>,

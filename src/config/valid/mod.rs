@@ -8,13 +8,12 @@ use std::{
 mod limits;
 mod sources;
 
-use toml::Spanned;
-
 use super::{
     Config, Diagnostic, Listen, UnknownTenants, credential,
     diagnostic::Source,
     entry::{Base, Entry},
     raw::{self, Span},
+    spanned::Spanned,
     version_of,
 };
 use crate::domain::{
@@ -70,8 +69,7 @@ pub fn config(
     let mut tenants = BTreeMap::new();
     let mut entries = BTreeMap::new();
     for (name, raw) in file.tenants {
-        if let Ok(id) = TenantId::parse(name.get_ref())
-        {
+        if let Ok(id) = TenantId::parse(name.get_ref()) {
             entries.insert(id, Arc::new(Entry::new(raw.clone())));
         }
         let own = check.tenant(raw, &defaults, &slots);
@@ -142,8 +140,7 @@ pub fn part(
     base: &Base,
     literals: bool,
 ) -> Vec<Diagnostic> {
-    let mut check =
-        Check { partial: true, vault: base.vault, ..Check::new(source, &base.folder) };
+    let mut check = Check { partial: true, vault: base.vault, ..Check::new(source, &base.folder) };
     check.tenant(raw.clone(), &base.defaults, &base.slots);
     if check.literals && !literals {
         let message = "holds a key itself; put a reference in its place (env:NAME, file:PATH), or set literals = true for this source";

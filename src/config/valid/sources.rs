@@ -2,13 +2,12 @@
 
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
-use toml::Spanned;
-
 use super::{Check, is_name};
 use crate::{
     config::{
         credential, raw,
         source::{SourceConfig, SourceKind, Tls, VaultAuth, VaultConfig},
+        spanned::Spanned,
     },
     domain::provider::CredentialRef,
 };

@@ -36,6 +36,21 @@ struct Seen {
     identity: Option<reference::Identity>,
 }
 
+/// A credential that was read.
+pub struct Read {
+    secret: Secret,
+    /// When it last changed.
+    changed: u64,
+    /// Why it is what was read before.
+    stale: Option<String>,
+}
+
+impl Read {
+    const fn fixed(secret: Secret) -> Self {
+        Self { secret, changed: 0, stale: None }
+    }
+}
+
 /// Resolves `env:`, `file:`, `vault:` and literals.
 pub struct Resolver {
     seen: Cache<String, Seen>,
@@ -58,7 +73,7 @@ impl Resolver {
         }
     }
 
-    /// One reference, and when it last changed.
+    /// One reference.
     ///
     /// # Errors
     /// What could not be read; never a value.
@@ -66,16 +81,16 @@ impl Resolver {
         &self,
         reference: &CredentialRef,
         max_bytes: usize,
-    ) -> Result<(Secret, u64), String> {
+    ) -> Result<Read, String> {
         match reference {
-            CredentialRef::Literal(secret) => Ok((secret.clone(), 0)),
-            CredentialRef::Env(name) => reference::env(name).map(|secret| (secret, 0)),
+            CredentialRef::Literal(secret) => Ok(Read::fixed(secret.clone())),
+            CredentialRef::Env(name) => reference::env(name).map(Read::fixed),
             CredentialRef::File(path) => loop {
                 let key = reference.to_string();
                 let before = self.seen.get(&key).map(|seen| seen.changed);
                 let (secret, identity) = reference::file(path, max_bytes).await?;
                 if let Some(changed) = self.note(key, &secret, Some(identity), before) {
-                    return Ok((secret, changed));
+                    return Ok(Read { secret, changed, stale: None });
                 }
             },
             CredentialRef::Vault { path, field } => loop {
@@ -84,13 +99,14 @@ impl Resolver {
                 let Some(vault) = &self.vault else {
                     return Err(format!("{key}: the config has no [vault]"));
                 };
-                let secret =
+                let (secret, stale) =
                     vault.read(path, field).await.map_err(|problem| format!("{key}: {problem}"))?;
+                let stale = stale.map(|why| format!("{key}: {why}"));
                 if secret.expose().len() > max_bytes {
                     return Err(format!("{key}: is larger than {max_bytes} bytes"));
                 }
                 if let Some(changed) = self.note(key, &secret, None, before) {
-                    return Ok((secret, changed));
+                    return Ok(Read { secret, changed, stale });
                 }
             },
         }
@@ -138,26 +154,22 @@ impl Credentials for Resolver {
     ) -> Result<ResolvedConfig, String> {
         let mut providers = BTreeMap::new();
         let mut latest = 0;
+        let mut stale = None;
         for (slot, provider) in &config.providers {
             let mut credentials = BTreeMap::new();
             for (name, reference) in &provider.credentials {
-                let (secret, changed) = self
+                let read = self
                     .secret(reference, max_bytes)
                     .await
                     .map_err(|problem| format!("{slot}.{name}: {problem}"))?;
-                latest = latest.max(changed);
-                credentials.insert(name.clone(), secret);
+                latest = latest.max(read.changed);
+                stale = stale.or_else(|| read.stale.map(|why| format!("{slot}.{name}: {why}")));
+                credentials.insert(name.clone(), read.secret);
             }
             let resolved = ResolvedProvider { provider: Arc::clone(provider), credentials };
             providers.insert(slot.clone(), resolved);
         }
         let version = config.version.clone();
-        let stale = self.vault.as_ref().is_some_and(|vault| {
-            references(&config).any(|reference| match reference {
-                CredentialRef::Vault { path, .. } => vault.is_stale(path),
-                _ => false,
-            })
-        });
         Ok(ResolvedConfig { config, providers, version, credentials: latest, stale })
     }
 
@@ -197,7 +209,8 @@ impl Credentials for Resolver {
                 present.is_some() && present != *seen
             })
         });
-        let file = matches!(tokio::time::timeout(reference::READ_TIMEOUT, look).await, Ok(Ok(true)));
+        let file =
+            matches!(tokio::time::timeout(reference::READ_TIMEOUT, look).await, Ok(Ok(true)));
         vault || file
     }
 }

@@ -67,11 +67,16 @@ impl Vault {
         }
     }
 
-    /// One field of a secret.
+    /// One field of a secret, and why it is what was read before, where the
+    /// server fails now.
     ///
     /// # Errors
     /// What failed, without any secret.
-    pub async fn read(self: &Arc<Self>, path: &str, field: &str) -> Result<Secret, String> {
+    pub async fn read(
+        self: &Arc<Self>,
+        path: &str,
+        field: &str,
+    ) -> Result<(Secret, Option<Arc<str>>), String> {
         let key = path.to_owned();
         let served = self
             .shelf
@@ -86,13 +91,9 @@ impl Vault {
             .await
             .map_err(|why| why.to_string())?;
         let found = served.held.value.get(field).cloned();
-        found.ok_or_else(|| "the secret has no such field".to_owned())
-    }
-
-    /// It is served although the server does not answer.
-    #[must_use]
-    pub fn is_stale(&self, path: &str) -> bool {
-        self.shelf.is_failing(&path.to_owned())
+        found
+            .map(|secret| (secret, served.stale))
+            .ok_or_else(|| "the secret has no such field".to_owned())
     }
 
     /// It is time to ask again.
@@ -172,7 +173,9 @@ impl Vault {
             CredentialRef::Literal(secret) => secret.clone(),
             CredentialRef::Env(name) => reference::env(name)?,
             CredentialRef::File(path) => reference::file(path, MAX_TOKEN).await?.0,
-            CredentialRef::Vault { .. } => return Err("the token cannot be in the store".to_owned()),
+            CredentialRef::Vault { .. } => {
+                return Err("the token cannot be in the store".to_owned());
+            }
         };
         let client = self.client(secret.expose())?;
         // A token that may not look at itself is used until it ends.
@@ -241,8 +244,7 @@ impl Vault {
 }
 
 async fn read(login: &Login, mount: &str, path: &str) -> Result<Fields, ClientError> {
-    let read: BTreeMap<String, serde_json::Value> =
-        kv2::read(&login.client, mount, path).await?;
+    let read: BTreeMap<String, serde_json::Value> = kv2::read(&login.client, mount, path).await?;
     let mut fields = Fields::new();
     for (name, value) in read {
         match value {
@@ -262,8 +264,7 @@ fn renew_at(auth: &AuthInfo) -> Option<Instant> {
 }
 
 fn same(a: &Fields, b: &Fields) -> bool {
-    a.len() == b.len()
-        && a.iter().zip(b).all(|((x, v), (y, w))| x == y && v.expose() == w.expose())
+    a.len() == b.len() && a.iter().zip(b).all(|((x, v), (y, w))| x == y && v.expose() == w.expose())
 }
 
 /// Never the server's own words, which may quote what it was sent.

@@ -106,13 +106,14 @@ impl TenantSource for SqlSource {
     }
 
     async fn watch(&self, changed: &mpsc::Sender<Changed>) {
-        let mut broken = false;
+        let mut told = String::new();
         loop {
             let own = self.query.is_none();
             let Err(problem) = self.database.watch(own, self.poll, changed).await else { return };
-            if !broken {
+            let _ = changed.send(Changed::Lost).await;
+            if problem != told {
                 tracing::warn!("changes in the database are not seen until it is back: {problem}");
-                broken = true;
+                told = problem;
             }
             tokio::time::sleep(RETRY_WATCH).await;
         }
@@ -144,9 +145,7 @@ fn said(error: &sqlx::Error) -> String {
         sqlx::Error::ColumnDecode { index, .. } => {
             format!("column {index} has a type that is not understood; cast it to text or json")
         }
-        sqlx::Error::Configuration(_) => {
-            "the address of the database is not valid".to_owned()
-        }
+        sqlx::Error::Configuration(_) => "the address of the database is not valid".to_owned(),
         _ => "the database gave an answer that was not understood".to_owned(),
     }
 }

@@ -96,10 +96,8 @@ impl Database for Postgres {
         let read = async {
             let mut lent = Lent::of(&self.pool).await?;
             let query = format!("SELECT * FROM ({query}) AS entry LIMIT 2");
-            let rows = sqlx::query(AssertSqlSafe(query))
-                .bind(tenant)
-                .fetch_all(lent.connection()?)
-                .await;
+            let rows =
+                sqlx::query(AssertSqlSafe(query)).bind(tenant).fetch_all(lent.connection()?).await;
             lent.give_back();
             rows?.iter().map(columns).collect::<Result<_, sqlx::Error>>()
         };

@@ -1,0 +1,18 @@
+//! Tenants' config from databases, HTTP, gRPC and secret stores: real ones, and
+//! what happens when they misbehave.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod backend;
+mod chain;
+mod credentials;
+mod faults;
+mod grpc;
+mod http;
+mod once;
+mod postgres;
+mod sqlite;
+#[path = "../it/support/mod.rs"]
+#[allow(dead_code, reason = "shared with the other tests over a socket")]
+mod support;
+mod vault;
+mod watcher;
