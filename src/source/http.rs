@@ -86,7 +86,7 @@ impl HttpSource {
             return Err(too_large());
         }
         let mut body = Vec::new();
-        while let Some(chunk) = answer.chunk().await.map_err(|error| said(error))? {
+        while let Some(chunk) = answer.chunk().await.map_err(said)? {
             if body.len() + chunk.len() > self.max_bytes {
                 body.zeroize();
                 return Err(too_large());

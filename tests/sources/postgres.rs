@@ -31,7 +31,7 @@ impl Server {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/postgres.sh");
         let found = Command::new(script).output().unwrap();
         if !found.status.success() {
-            eprintln!("SKIPPED: {}", String::from_utf8_lossy(&found.stderr));
+            crate::skipped(&String::from_utf8_lossy(&found.stderr));
             return None;
         }
         let bin = PathBuf::from(String::from_utf8(found.stdout).unwrap().trim());

@@ -10,7 +10,15 @@ import type { AcquireSessionResponse } from "./gen/tenantd/v1/session_service_pb
 import { LoopMonitor, SLOW_THRESHOLD_MS } from "./lag.js";
 import { Link, share, undecided, unshare } from "./link.js";
 import { stderr, type Logger } from "./log.js";
-import { NoticeStream, type ConfigChanged, type Notice, type Revoked, type SidecarDraining } from "./notices.js";
+import {
+  NoticeStream,
+  type ConfigChanged,
+  type Notice,
+  type Resumed,
+  type Revoked,
+  type SidecarDraining,
+  type Suspended,
+} from "./notices.js";
 import { TenantdRpc, type AcquireRequest } from "./rpc.js";
 import { kindOf, Session, toRequest, type SessionOptions } from "./session.js";
 
@@ -45,6 +53,10 @@ export interface NoticeEvents {
   draining: [notice: SidecarDraining];
   /** A tenant's config changed. */
   configChanged: [notice: ConfigChanged];
+  /** A tenant takes no new sessions. */
+  suspended: [notice: Suspended];
+  /** A tenant takes new sessions again. */
+  resumed: [notice: Resumed];
 }
 
 /** A slot for one session, not yet kept alive. */
@@ -252,6 +264,10 @@ export class Tenantd extends EventEmitter<NoticeEvents> implements AsyncDisposab
         return void this.emit("draining", notice);
       case "configChanged":
         return void this.emit("configChanged", notice);
+      case "suspended":
+        return void this.emit("suspended", notice);
+      case "resumed":
+        return void this.emit("resumed", notice);
     }
   }
 }

@@ -76,16 +76,19 @@ export interface Config {
   readonly labels: Readonly<Record<string, string>>;
   /** False when the tenant has no entry and runs on the defaults. */
   readonly tenantKnown: boolean;
+  /** True when a source of the tenant's entry fails, and this is what it said last. */
+  readonly stale: boolean;
 }
 
 /** @internal */
-export const NOTHING: Config = { version: "", providers: slots({}), labels: {}, tenantKnown: false };
+export const NOTHING: Config = { version: "", providers: slots({}), labels: {}, tenantKnown: false, stale: false };
 
 /** @internal */
 export function toConfig(message: ConfigMessage): Config {
   const providers = Object.entries(message.providers).map(([slot, p]) => [slot, new Provider(p)] as const);
-  const { version, tenantKnown } = message;
-  return { version, providers: slots(Object.fromEntries(providers)), labels: { ...message.labels }, tenantKnown };
+  const { version, tenantKnown, stale } = message;
+  const labels = { ...message.labels };
+  return { version, providers: slots(Object.fromEntries(providers)), labels, tenantKnown, stale };
 }
 
 function slots(bySlot: Record<string, Provider>): Providers {

@@ -21,8 +21,10 @@ export {
   NoticeStream,
   type ConfigChanged,
   type Notice,
+  type Resumed,
   type Revoked,
   type SidecarDraining,
+  type Suspended,
 } from "./notices.js";
 export {
   Session,

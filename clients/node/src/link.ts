@@ -243,7 +243,7 @@ export class Link {
       else if (this.#gone.has(notice.sessionId)) return;
       this.#gone.add(notice.sessionId);
       if (this.#gone.size > GONE_AT_MOST) this.#gone.delete(this.#gone.values().next().value!);
-    } else if (notice.type === "configChanged") {
+    } else if (notice.type !== "draining") {
       for (const id of notice.sessionIds) {
         const held = this.#live.get(id);
         if (held) told.unshift(held.told);

@@ -32,14 +32,36 @@ export interface ConfigChanged {
   readonly type: "configChanged";
   /** Whose config. */
   readonly tenant: string;
-  /** The new version; opaque. */
+  /** The new version; opaque. Empty: the tenant's entry was removed, and new sessions of it are refused. */
   readonly version: string;
   /** Live sessions of this process that it concerns. */
   readonly sessionIds: readonly string[];
 }
 
+/** An operator suspended a tenant: its sessions may go on, new ones are refused. */
+export interface Suspended {
+  readonly type: "suspended";
+  /** Whom. */
+  readonly tenant: string;
+  /** Live sessions of this process that it concerns. */
+  readonly sessionIds: readonly string[];
+  /** The operator's words; may be empty. */
+  readonly note: string;
+}
+
+/** A suspended tenant takes new sessions again. */
+export interface Resumed {
+  readonly type: "resumed";
+  /** Whom. */
+  readonly tenant: string;
+  /** Live sessions of this process that it concerns. */
+  readonly sessionIds: readonly string[];
+  /** The operator's words; may be empty. */
+  readonly note: string;
+}
+
 /** What the sidecar tells a process about its sessions. */
-export type Notice = Revoked | SidecarDraining | ConfigChanged;
+export type Notice = Revoked | SidecarDraining | ConfigChanged | Suspended | Resumed;
 
 /** Notices that wait for a slow reader; then the oldest are dropped, which the log says. */
 export const NOTICES_AT_MOST = 1_000;
@@ -56,6 +78,11 @@ export function fromResponse({ message }: KeepAliveResponse): Notice | undefined
     case "configChanged": {
       const { tenant, version, sessionIds } = message.value;
       return { type: "configChanged", tenant, version, sessionIds };
+    }
+    case "suspended":
+    case "resumed": {
+      const { tenant, sessionIds, note } = message.value;
+      return { type: message.case, tenant, sessionIds, note };
     }
     default:
       return undefined;

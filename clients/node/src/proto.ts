@@ -11,5 +11,6 @@ export * from "./gen/tenantd/v1/provider_pb.js";
 export * from "./gen/tenantd/v1/reason_pb.js";
 export * from "./gen/tenantd/v1/session_pb.js";
 export * from "./gen/tenantd/v1/session_service_pb.js";
+export * from "./gen/tenantd/v1/tenant_config_service_pb.js";
 export * from "./gen/tenantd/v1/tenant_pb.js";
 export * from "./gen/tenantd/v1/watch_service_pb.js";

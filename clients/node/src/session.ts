@@ -11,7 +11,7 @@ import { Severity } from "./gen/tenantd/v1/event_pb.js";
 import { Outcome } from "./gen/tenantd/v1/session_pb.js";
 import type { SessionConfig } from "./gen/tenantd/v1/provider_pb.js";
 import type { Link } from "./link.js";
-import type { ConfigChanged, Notice, Revoked } from "./notices.js";
+import type { ConfigChanged, Notice, Resumed, Revoked, Suspended } from "./notices.js";
 import { tagSpan, withBaggage } from "./otel.js";
 import type { AcquireRequest } from "./rpc.js";
 
@@ -68,6 +68,10 @@ export interface SessionEvents {
   revoked: [notice: Revoked];
   /** Its tenant's config changed: `refresh()` gets it. */
   configChanged: [notice: ConfigChanged];
+  /** Its tenant takes no new sessions; this one may go on. */
+  suspended: [notice: Suspended];
+  /** Its tenant takes new sessions again. */
+  resumed: [notice: Resumed];
 }
 
 /** A session whose slot is held as long as this process lives. Made by `acquire` or `withSession`. */
@@ -212,6 +216,8 @@ export class Session extends EventEmitter<SessionEvents> implements AsyncDisposa
 
   #told(notice: Notice): void {
     if (notice.type === "configChanged") this.emit("configChanged", notice);
+    if (notice.type === "suspended") this.emit("suspended", notice);
+    if (notice.type === "resumed") this.emit("resumed", notice);
     if (notice.type !== "revoked") return;
     this.#revoked = notice;
     this.#revoking.abort(new DOMException(`session ${this.sessionId} is over: ${notice.cause}`, "AbortError"));

@@ -184,6 +184,21 @@ test("a revoked session is told once, by event, signal and iterator, and is no e
   assert.deepEqual(notices.map(({ type, tenant }) => [type, tenant]), [["configChanged", "acme"], ["revoked", "acme"]]);
 });
 
+test("a suspended tenant's sessions are told and a sibling's are not", async (t) => {
+  const { sidecar, td } = await stage(t);
+  const [acme, other] = [await td.acquire({ tenant: "acme" }), await td.acquire({ tenant: "small" })];
+  const told = [];
+  acme.on("suspended", ({ tenant, note, sessionIds }) => told.push([tenant, note, sessionIds]));
+  acme.on("resumed", ({ tenant }) => told.push([tenant]));
+  other.on("suspended", () => assert.fail("not its tenant"));
+  await sidecar.client.unary(AdminService.method.suspendTenant, { tenant: "acme", note: "key leaked" });
+  await until("told", () => told.length > 0);
+  await sidecar.client.unary(AdminService.method.resumeTenant, { tenant: "acme" });
+  await until("told the end", () => told.length > 1);
+  assert.deepEqual(told, [["acme", "key leaked", [acme.sessionId]], ["acme"]]);
+  await Promise.all([acme.end("success"), other.end("success")]);
+});
+
 test("a rotated key reaches a live session by refresh", async (t) => {
   const { sidecar, td } = await stage(t);
   const [acme, other] = [await td.acquire({ tenant: "acme" }), await td.acquire({ tenant: "small" })];

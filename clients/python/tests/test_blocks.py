@@ -12,7 +12,11 @@ import tenantd
 from support import soon
 from tenantd import logs, mailbox
 from tenantd.context import current_agent_name, current_session_id, current_tenant_id
-from tenantd.v1.admin_service_pb2 import RevokeSessionRequest
+from tenantd.v1.admin_service_pb2 import (
+    ResumeTenantRequest,
+    RevokeSessionRequest,
+    SuspendTenantRequest,
+)
 from tenantd.v1.admin_service_pb2_grpc import AdminServiceStub
 from tenantd.v1.watch_service_pb2 import WatchSessionsRequest
 from tenantd.v1.watch_service_pb2_grpc import WatchServiceStub
@@ -132,6 +136,23 @@ async def test_a_revoked_session_is_told_once_and_is_no_error_at_its_end(server,
         assert [n.session_id for n in told] == [session_id, f"{session_id}-next"]
         assert [n.session_id for n in own] == [session_id]
     assert outcome(server, session_id) == "revoked"
+
+
+async def test_a_suspended_tenants_sessions_are_told_and_a_siblings_are_not(fresh_server):
+    async with tenantd.connect(fresh_server.address) as td:
+        notices, sibling = [], []
+        async with td.session("own", tenant="acme") as s, td.session("other") as other:
+            s.on_notice(notices.append)
+            other.on_notice(sibling.append)
+            await soon("attached", lambda: td._link._live["own"].attached)
+            admin = AdminServiceStub(td.channel)
+            await admin.SuspendTenant(SuspendTenantRequest(tenant="acme", note="key leaked"))
+            await soon("it is told", lambda: notices)
+            assert notices == [tenantd.Suspended("acme", ("own",), "key leaked")]
+            await admin.ResumeTenant(ResumeTenantRequest(tenant="acme"))
+            await soon("the end is told", lambda: len(notices) == 2)
+            assert notices[1] == tenantd.Resumed("acme", ("own",))
+            assert sibling == []
 
 
 async def test_notices_can_be_iterated_over_and_end_with_the_client(server):

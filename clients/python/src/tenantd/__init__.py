@@ -35,7 +35,14 @@ from tenantd.errors import (
     Undecided,
 )
 from tenantd.lag import THRESHOLD
-from tenantd.notices import ConfigChanged, Notice, Revoked, SidecarDraining
+from tenantd.notices import (
+    ConfigChanged,
+    Notice,
+    Resumed,
+    Revoked,
+    SidecarDraining,
+    Suspended,
+)
 from tenantd.worker import worker_id
 
 __all__ = [
@@ -58,6 +65,7 @@ __all__ = [
     "Providers",
     "REASONS",
     "ReloadFailed",
+    "Resumed",
     "Revoked",
     "Session",
     "SessionConfig",
@@ -66,6 +74,7 @@ __all__ = [
     "SessionUnknown",
     "SidecarDraining",
     "SidecarUnavailable",
+    "Suspended",
     "TenantAtCap",
     "TenantConflict",
     "TenantMalformed",

@@ -78,6 +78,8 @@ class SessionConfig:
     """Free-form labels of the tenant."""
     tenant_known: bool
     """False when the tenant has no entry and runs on the defaults."""
+    stale: bool = False
+    """True when a source of the tenant's entry fails, and this is what it said last."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ def to_config(message: provider_pb2.SessionConfig) -> SessionConfig:
         }),
         labels=dict(message.labels),
         tenant_known=message.tenant_known,
+        stale=message.stale,
     )
 
 

@@ -317,7 +317,7 @@ class Link:
                 self._gone[notice.session_id] = None
                 if len(self._gone) > GONE_AT_MOST:
                     del self._gone[next(iter(self._gone))]
-            elif isinstance(notice, notices.ConfigChanged):
+            elif not isinstance(notice, notices.SidecarDraining):
                 told[:0] = [self._live[i].told for i in notice.session_ids if i in self._live]
         for subscriber in told:
             try:

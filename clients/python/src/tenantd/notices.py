@@ -39,12 +39,37 @@ class ConfigChanged:
     tenant: str
     """Whose config."""
     version: str
-    """The new version; opaque."""
+    """The new version; opaque. Empty: the tenant's entry was removed, and new sessions of
+    it are refused."""
     session_ids: tuple[str, ...]
     """Live sessions of this process that it concerns."""
 
 
-Notice = Revoked | SidecarDraining | ConfigChanged
+@dataclass(frozen=True)
+class Suspended:
+    """An operator suspended a tenant: its sessions may go on, new ones are refused."""
+
+    tenant: str
+    """Whom."""
+    session_ids: tuple[str, ...]
+    """Live sessions of this process that it concerns."""
+    note: str = ""
+    """The operator's words; may be empty."""
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A suspended tenant takes new sessions again."""
+
+    tenant: str
+    """Whom."""
+    session_ids: tuple[str, ...]
+    """Live sessions of this process that it concerns."""
+    note: str = ""
+    """The operator's words; may be empty."""
+
+
+Notice = Revoked | SidecarDraining | ConfigChanged | Suspended | Resumed
 """Any of them."""
 
 
@@ -60,4 +85,10 @@ def from_response(message: KeepAliveResponse) -> Notice | None:
         case "config_changed":
             change = message.config_changed
             return ConfigChanged(change.tenant, change.version, tuple(change.session_ids))
+        case "suspended":
+            stop = message.suspended
+            return Suspended(stop.tenant, tuple(stop.session_ids), stop.note)
+        case "resumed":
+            again = message.resumed
+            return Resumed(again.tenant, tuple(again.session_ids), again.note)
     return None

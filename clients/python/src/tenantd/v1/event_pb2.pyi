@@ -68,6 +68,8 @@ class _EventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventKind.V
     """The sidecar began to drain."""
     EVENT_KIND_SIDECAR_RELOADED: _EventKind.ValueType  # 19
     """The config file was reloaded, or its reload failed."""
+    EVENT_KIND_TENANT_CONFIG_RECOVERED: _EventKind.ValueType  # 20
+    """A tenant's config that could not be resolved, or was stale, is fresh again."""
 
 class EventKind(_EventKind, metaclass=_EventKindEnumTypeWrapper):
     """EventKind names every change that the log records."""
@@ -112,6 +114,8 @@ EVENT_KIND_SIDECAR_DRAINING: EventKind.ValueType  # 18
 """The sidecar began to drain."""
 EVENT_KIND_SIDECAR_RELOADED: EventKind.ValueType  # 19
 """The config file was reloaded, or its reload failed."""
+EVENT_KIND_TENANT_CONFIG_RECOVERED: EventKind.ValueType  # 20
+"""A tenant's config that could not be resolved, or was stale, is fresh again."""
 Global___EventKind: _TypeAlias = EventKind  # noqa: Y015
 
 class _Severity:
@@ -506,16 +510,22 @@ class ConfigFailed(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGE_FIELD_NUMBER: _builtins.int
+    STALE_FIELD_NUMBER: _builtins.int
     message: _builtins.str
     """What could not be resolved, without any secret."""
+    stale: _builtins.bool
+    """True when sessions go on being admitted on what the source said last; false
+    when they are refused with CONFIG_UNAVAILABLE.
+    """
     def __init__(
         self,
         *,
         message: _builtins.str = ...,
+        stale: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "stale", b"stale"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19tenantd/v1/provider.proto\x12\ntenantd.v1\x1a\x1cgoogle/protobuf/struct.proto\"\xa1\x02\n\rSessionConfig\x12\x0f\n\x07version\x18\x01 \x01(\t\x12;\n\tproviders\x18\x02 \x03(\x0b\x32(.tenantd.v1.SessionConfig.ProvidersEntry\x12\x35\n\x06labels\x18\x03 \x03(\x0b\x32%.tenantd.v1.SessionConfig.LabelsEntry\x12\x14\n\x0ctenant_known\x18\x04 \x01(\x08\x1a\x46\n\x0eProvidersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x14.tenantd.v1.Provider:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xee\x01\n\x08Provider\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08\x62\x61se_url\x18\x03 \x01(\t\x12:\n\x0b\x63redentials\x18\x04 \x03(\x0b\x32%.tenantd.v1.Provider.CredentialsEntry\x12\'\n\x06params\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x1aJ\n\x10\x43redentialsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.tenantd.v1.Credential:\x02\x38\x01\"\x1b\n\nCredential\x12\r\n\x05value\x18\x01 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19tenantd/v1/provider.proto\x12\ntenantd.v1\x1a\x1cgoogle/protobuf/struct.proto\"\xb0\x02\n\rSessionConfig\x12\x0f\n\x07version\x18\x01 \x01(\t\x12;\n\tproviders\x18\x02 \x03(\x0b\x32(.tenantd.v1.SessionConfig.ProvidersEntry\x12\x35\n\x06labels\x18\x03 \x03(\x0b\x32%.tenantd.v1.SessionConfig.LabelsEntry\x12\x14\n\x0ctenant_known\x18\x04 \x01(\x08\x12\r\n\x05stale\x18\x05 \x01(\x08\x1a\x46\n\x0eProvidersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x14.tenantd.v1.Provider:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xee\x01\n\x08Provider\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08\x62\x61se_url\x18\x03 \x01(\t\x12:\n\x0b\x63redentials\x18\x04 \x03(\x0b\x32%.tenantd.v1.Provider.CredentialsEntry\x12\'\n\x06params\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x1aJ\n\x10\x43redentialsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.tenantd.v1.Credential:\x02\x38\x01\"\x1b\n\nCredential\x12\r\n\x05value\x18\x01 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,15 +39,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROVIDER_CREDENTIALSENTRY']._loaded_options = None
   _globals['_PROVIDER_CREDENTIALSENTRY']._serialized_options = b'8\001'
   _globals['_SESSIONCONFIG']._serialized_start=72
-  _globals['_SESSIONCONFIG']._serialized_end=361
-  _globals['_SESSIONCONFIG_PROVIDERSENTRY']._serialized_start=244
-  _globals['_SESSIONCONFIG_PROVIDERSENTRY']._serialized_end=314
-  _globals['_SESSIONCONFIG_LABELSENTRY']._serialized_start=316
-  _globals['_SESSIONCONFIG_LABELSENTRY']._serialized_end=361
-  _globals['_PROVIDER']._serialized_start=364
-  _globals['_PROVIDER']._serialized_end=602
-  _globals['_PROVIDER_CREDENTIALSENTRY']._serialized_start=528
-  _globals['_PROVIDER_CREDENTIALSENTRY']._serialized_end=602
-  _globals['_CREDENTIAL']._serialized_start=604
-  _globals['_CREDENTIAL']._serialized_end=631
+  _globals['_SESSIONCONFIG']._serialized_end=376
+  _globals['_SESSIONCONFIG_PROVIDERSENTRY']._serialized_start=259
+  _globals['_SESSIONCONFIG_PROVIDERSENTRY']._serialized_end=329
+  _globals['_SESSIONCONFIG_LABELSENTRY']._serialized_start=331
+  _globals['_SESSIONCONFIG_LABELSENTRY']._serialized_end=376
+  _globals['_PROVIDER']._serialized_start=379
+  _globals['_PROVIDER']._serialized_end=617
+  _globals['_PROVIDER_CREDENTIALSENTRY']._serialized_start=543
+  _globals['_PROVIDER_CREDENTIALSENTRY']._serialized_end=617
+  _globals['_CREDENTIAL']._serialized_start=619
+  _globals['_CREDENTIAL']._serialized_end=646
 # @@protoc_insertion_point(module_scope)

@@ -72,12 +72,17 @@ class SessionConfig(_message.Message):
     PROVIDERS_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     TENANT_KNOWN_FIELD_NUMBER: _builtins.int
+    STALE_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Opaque version of this config; changes whenever the tenant's config does.
     Compare for equality only. It does not survive a restart of the sidecar.
     """
     tenant_known: _builtins.bool
     """False when the tenant has no entry of its own and runs on the defaults."""
+    stale: _builtins.bool
+    """True when a source of the tenant's entry fails, and this is what it said
+    last. It is served so for a bounded time (stale_for of the source).
+    """
     @_builtins.property
     def providers(self) -> _containers.MessageMap[_builtins.str, Global___Provider]:
         """Providers by slot name ("stt", "llm", "tts", "realtime", ...). A slot that
@@ -95,10 +100,11 @@ class SessionConfig(_message.Message):
         providers: _abc.Mapping[_builtins.str, Global___Provider] | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         tenant_known: _builtins.bool = ...,
+        stale: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "providers", b"providers", "tenant_known", b"tenant_known", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "providers", b"providers", "stale", b"stale", "tenant_known", b"tenant_known", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -404,6 +404,8 @@ class KeepAliveResponse(_message.Message):
     REVOKED_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
     CONFIG_CHANGED_FIELD_NUMBER: _builtins.int
+    SUSPENDED_FIELD_NUMBER: _builtins.int
+    RESUMED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def attached(self) -> Global___KeepAliveAttached:
         """Answer to every request that attaches sessions, and to the first."""
@@ -420,6 +422,16 @@ class KeepAliveResponse(_message.Message):
     def config_changed(self) -> Global___TenantConfigChanged:
         """The config of a tenant with sessions here changed: GetSessionConfig."""
 
+    @_builtins.property
+    def suspended(self) -> Global___TenantSuspended:
+        """A tenant with sessions here was suspended: they may go on, new ones are
+        refused.
+        """
+
+    @_builtins.property
+    def resumed(self) -> Global___TenantResumed:
+        """A tenant with sessions here takes new ones again."""
+
     def __init__(
         self,
         *,
@@ -427,12 +439,14 @@ class KeepAliveResponse(_message.Message):
         revoked: Global___SessionRevoked | None = ...,
         draining: Global___Draining | None = ...,
         config_changed: Global___TenantConfigChanged | None = ...,
+        suspended: Global___TenantSuspended | None = ...,
+        resumed: Global___TenantResumed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "config_changed", b"config_changed", "draining", b"draining", "message", b"message", "revoked", b"revoked"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "config_changed", b"config_changed", "draining", b"draining", "message", b"message", "resumed", b"resumed", "revoked", b"revoked", "suspended", b"suspended"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "config_changed", b"config_changed", "draining", b"draining", "message", b"message", "revoked", b"revoked"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "config_changed", b"config_changed", "draining", b"draining", "message", b"message", "resumed", b"resumed", "revoked", b"revoked", "suspended", b"suspended"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["attached", "revoked", "draining", "config_changed"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["attached", "revoked", "draining", "config_changed", "suspended", "resumed"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -568,10 +582,12 @@ class TenantConfigChanged(_message.Message):
     tenant: _builtins.str
     """Whose config."""
     version: _builtins.str
-    """The new version."""
+    """The new version; empty when the tenant's entry was removed and unknown
+    tenants are rejected: its sessions may go on, new ones are refused.
+    """
     @_builtins.property
     def session_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Sessions of that tenant attached to this stream."""
+        """Live sessions of that tenant in this process."""
 
     def __init__(
         self,
@@ -587,6 +603,70 @@ class TenantConfigChanged(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TenantConfigChanged: _TypeAlias = TenantConfigChanged  # noqa: Y015
+
+@_typing.final
+class TenantSuspended(_message.Message):
+    """TenantSuspended tells a process that a tenant takes no new sessions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    SESSION_IDS_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Whom."""
+    note: _builtins.str
+    """The operator's words; may be empty."""
+    @_builtins.property
+    def session_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Live sessions of that tenant in this process."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        session_ids: _abc.Iterable[_builtins.str] | None = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["note", b"note", "session_ids", b"session_ids", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TenantSuspended: _TypeAlias = TenantSuspended  # noqa: Y015
+
+@_typing.final
+class TenantResumed(_message.Message):
+    """TenantResumed tells a process that a suspension ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    SESSION_IDS_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Whom."""
+    note: _builtins.str
+    """The operator's words; may be empty."""
+    @_builtins.property
+    def session_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Live sessions of that tenant in this process."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        session_ids: _abc.Iterable[_builtins.str] | None = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["note", b"note", "session_ids", b"session_ids", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TenantResumed: _TypeAlias = TenantResumed  # noqa: Y015
 
 @_typing.final
 class PublishEventsRequest(_message.Message):

@@ -322,6 +322,7 @@ class GetSnapshotResponse(_message.Message):
     TENANTS_IN_MEMORY_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_BY_WORKER_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version of the sidecar."""
     draining: _builtins.bool
@@ -374,6 +375,10 @@ class GetSnapshotResponse(_message.Message):
     def memory_bytes_by_worker(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Resident memory in bytes by worker, for those that report it over KeepAlive."""
 
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourceStatus]:
+        """Where tenants' entries come from beside the file, in the order asked."""
+
     def __init__(
         self,
         *,
@@ -395,14 +400,73 @@ class GetSnapshotResponse(_message.Message):
         tenants_in_memory: _builtins.int = ...,
         config: Global___ConfigStatus | None = ...,
         memory_bytes_by_worker: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        sources: _abc.Iterable[Global___SourceStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "cursor", b"cursor", "start_time", b"start_time", "uptime", b"uptime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_sessions", b"active_sessions", "config", b"config", "cursor", b"cursor", "draining", b"draining", "machine_cap", b"machine_cap", "memory_bytes_by_worker", b"memory_bytes_by_worker", "pending_sessions", b"pending_sessions", "sessions_by_agent", b"sessions_by_agent", "sessions_by_tenant", b"sessions_by_tenant", "start_time", b"start_time", "tenants_in_memory", b"tenants_in_memory", "total_rejections", b"total_rejections", "total_session_failures", b"total_session_failures", "total_sessions_started", b"total_sessions_started", "uptime", b"uptime", "version", b"version", "watchers", b"watchers", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_sessions", b"active_sessions", "config", b"config", "cursor", b"cursor", "draining", b"draining", "machine_cap", b"machine_cap", "memory_bytes_by_worker", b"memory_bytes_by_worker", "pending_sessions", b"pending_sessions", "sessions_by_agent", b"sessions_by_agent", "sessions_by_tenant", b"sessions_by_tenant", "sources", b"sources", "start_time", b"start_time", "tenants_in_memory", b"tenants_in_memory", "total_rejections", b"total_rejections", "total_session_failures", b"total_session_failures", "total_sessions_started", b"total_sessions_started", "uptime", b"uptime", "version", b"version", "watchers", b"watchers", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetSnapshotResponse: _TypeAlias = GetSnapshotResponse  # noqa: Y015
+
+@_typing.final
+class SourceStatus(_message.Message):
+    """SourceStatus is how one source of tenants' entries does."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    LOADS_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    HITS_FIELD_NUMBER: _builtins.int
+    STALE_HITS_FIELD_NUMBER: _builtins.int
+    LAST_ERROR_FIELD_NUMBER: _builtins.int
+    WATCHING_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name in the config."""
+    kind: _builtins.str
+    """"sql", "http" or "grpc"."""
+    entries: _builtins.int
+    """Entries held, "it has none" included."""
+    loads: _builtins.int
+    """Questions to it in this run."""
+    failures: _builtins.int
+    """Of these, those without a usable answer."""
+    hits: _builtins.int
+    """Acquires and refreshes served from what was held and fresh."""
+    stale_hits: _builtins.int
+    """Those served from what it had said last, since it failed."""
+    last_error: _builtins.str
+    """The last failure, without any secret; empty when the last question was
+    answered.
+    """
+    watching: _builtins.bool
+    """True while the source tells changes by itself; otherwise they are noticed
+    when an entry's TTL is over.
+    """
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        entries: _builtins.int = ...,
+        loads: _builtins.int = ...,
+        failures: _builtins.int = ...,
+        hits: _builtins.int = ...,
+        stale_hits: _builtins.int = ...,
+        last_error: _builtins.str = ...,
+        watching: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "failures", b"failures", "hits", b"hits", "kind", b"kind", "last_error", b"last_error", "loads", b"loads", "name", b"name", "stale_hits", b"stale_hits", "watching", b"watching"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SourceStatus: _TypeAlias = SourceStatus  # noqa: Y015
 
 @_typing.final
 class ConfigStatus(_message.Message):
@@ -571,16 +635,20 @@ class GetTenantRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_FIELD_NUMBER: _builtins.int
+    EXPLAIN_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Which one."""
+    explain: _builtins.bool
+    """Also says which source gave each value."""
     def __init__(
         self,
         *,
         tenant: _builtins.str = ...,
+        explain: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explain", b"explain", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -593,19 +661,103 @@ class GetTenantResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_FIELD_NUMBER: _builtins.int
+    ORIGINS_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tenant(self) -> _tenant_pb2.Tenant:
         """Its state."""
+
+    @_builtins.property
+    def origins(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConfigOrigin]:
+        """Each value with where it comes from, by key; only when asked for."""
+
+    @_builtins.property
+    def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourceAnswer]:
+        """What each source said of the tenant; only when asked for."""
 
     def __init__(
         self,
         *,
         tenant: _tenant_pb2.Tenant | None = ...,
+        origins: _abc.Iterable[Global___ConfigOrigin] | None = ...,
+        answers: _abc.Iterable[Global___SourceAnswer] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "origins", b"origins", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetTenantResponse: _TypeAlias = GetTenantResponse  # noqa: Y015
+
+@_typing.final
+class ConfigOrigin(_message.Message):
+    """ConfigOrigin is one value of a tenant's config and who gave it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The key in the file's shape, for example "cap" or "providers.llm"."""
+    value: _builtins.str
+    """The value in short. A credential is shown as its reference, a key itself as
+    "(literal)".
+    """
+    source: _builtins.str
+    """"file", a source's name, "defaults" or "built-in"."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        value: _builtins.str = ...,
+        source: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "source", b"source", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfigOrigin: _TypeAlias = ConfigOrigin  # noqa: Y015
+
+@_typing.final
+class SourceAnswer(_message.Message):
+    """SourceAnswer is what one source said of one tenant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    STALE_FIELD_NUMBER: _builtins.int
+    AGE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    """The source."""
+    state: _builtins.str
+    """"entry", "none" or "failed"."""
+    stale: _builtins.bool
+    """True when it failed last and the state is what it said before."""
+    error: _builtins.str
+    """Why it failed, without any secret."""
+    @_builtins.property
+    def age(self) -> _duration_pb2.Duration:
+        """How long ago it said so."""
+
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        state: _builtins.str = ...,
+        stale: _builtins.bool = ...,
+        age: _duration_pb2.Duration | None = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "error", b"error", "source", b"source", "stale", b"stale", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SourceAnswer: _TypeAlias = SourceAnswer  # noqa: Y015

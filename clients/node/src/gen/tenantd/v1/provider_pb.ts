@@ -11,7 +11,7 @@ import type { JsonObject, Message } from "@bufbuild/protobuf";
  * Describes the file tenantd/v1/provider.proto.
  */
 export const file_tenantd_v1_provider: GenFile = /*@__PURE__*/
-  fileDesc("Chl0ZW5hbnRkL3YxL3Byb3ZpZGVyLnByb3RvEgp0ZW5hbnRkLnYxIqECCg1TZXNzaW9uQ29uZmlnEg8KB3ZlcnNpb24YASABKAkSOwoJcHJvdmlkZXJzGAIgAygLMigudGVuYW50ZC52MS5TZXNzaW9uQ29uZmlnLlByb3ZpZGVyc0VudHJ5EjUKBmxhYmVscxgDIAMoCzIlLnRlbmFudGQudjEuU2Vzc2lvbkNvbmZpZy5MYWJlbHNFbnRyeRIUCgx0ZW5hbnRfa25vd24YBCABKAgaRgoOUHJvdmlkZXJzRW50cnkSCwoDa2V5GAEgASgJEiMKBXZhbHVlGAIgASgLMhQudGVuYW50ZC52MS5Qcm92aWRlcjoCOAEaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASLuAQoIUHJvdmlkZXISEAoIcHJvdmlkZXIYASABKAkSDQoFbW9kZWwYAiABKAkSEAoIYmFzZV91cmwYAyABKAkSOgoLY3JlZGVudGlhbHMYBCADKAsyJS50ZW5hbnRkLnYxLlByb3ZpZGVyLkNyZWRlbnRpYWxzRW50cnkSJwoGcGFyYW1zGAUgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdBpKChBDcmVkZW50aWFsc0VudHJ5EgsKA2tleRgBIAEoCRIlCgV2YWx1ZRgCIAEoCzIWLnRlbmFudGQudjEuQ3JlZGVudGlhbDoCOAEiGwoKQ3JlZGVudGlhbBINCgV2YWx1ZRgBIAEoCWIGcHJvdG8z", [file_google_protobuf_struct]);
+  fileDesc("Chl0ZW5hbnRkL3YxL3Byb3ZpZGVyLnByb3RvEgp0ZW5hbnRkLnYxIrACCg1TZXNzaW9uQ29uZmlnEg8KB3ZlcnNpb24YASABKAkSOwoJcHJvdmlkZXJzGAIgAygLMigudGVuYW50ZC52MS5TZXNzaW9uQ29uZmlnLlByb3ZpZGVyc0VudHJ5EjUKBmxhYmVscxgDIAMoCzIlLnRlbmFudGQudjEuU2Vzc2lvbkNvbmZpZy5MYWJlbHNFbnRyeRIUCgx0ZW5hbnRfa25vd24YBCABKAgSDQoFc3RhbGUYBSABKAgaRgoOUHJvdmlkZXJzRW50cnkSCwoDa2V5GAEgASgJEiMKBXZhbHVlGAIgASgLMhQudGVuYW50ZC52MS5Qcm92aWRlcjoCOAEaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASLuAQoIUHJvdmlkZXISEAoIcHJvdmlkZXIYASABKAkSDQoFbW9kZWwYAiABKAkSEAoIYmFzZV91cmwYAyABKAkSOgoLY3JlZGVudGlhbHMYBCADKAsyJS50ZW5hbnRkLnYxLlByb3ZpZGVyLkNyZWRlbnRpYWxzRW50cnkSJwoGcGFyYW1zGAUgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdBpKChBDcmVkZW50aWFsc0VudHJ5EgsKA2tleRgBIAEoCRIlCgV2YWx1ZRgCIAEoCzIWLnRlbmFudGQudjEuQ3JlZGVudGlhbDoCOAEiGwoKQ3JlZGVudGlhbBINCgV2YWx1ZRgBIAEoCWIGcHJvdG8z", [file_google_protobuf_struct]);
 
 /**
  * SessionConfig is what one session of one tenant runs on. It holds that
@@ -49,6 +49,14 @@ export type SessionConfig = Message<"tenantd.v1.SessionConfig"> & {
    * @generated from field: bool tenant_known = 4;
    */
   tenantKnown: boolean;
+
+  /**
+   * True when a source of the tenant's entry fails, and this is what it said
+   * last. It is served so for a bounded time (stale_for of the source).
+   *
+   * @generated from field: bool stale = 5;
+   */
+  stale: boolean;
 };
 
 /**

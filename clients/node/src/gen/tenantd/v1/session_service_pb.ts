@@ -18,7 +18,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tenantd/v1/session_service.proto.
  */
 export const file_tenantd_v1_session_service: GenFile = /*@__PURE__*/
-  fileDesc("CiB0ZW5hbnRkL3YxL3Nlc3Npb25fc2VydmljZS5wcm90bxIKdGVuYW50ZC52MSLGAQoVQWNxdWlyZVNlc3Npb25SZXF1ZXN0EhIKCnNlc3Npb25faWQYASABKAkSFAoMam9iX21ldGFkYXRhGAIgASgJEhUKDXJvb21fbWV0YWRhdGEYAyABKAkSDgoGdGVuYW50GAQgASgJEhIKCmFnZW50X25hbWUYBSABKAkSDgoGd29ya2VyGAYgASgJEiYKA3R0bBgHIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIQCghhY3RpdmF0ZRgIIAEoCCJ6ChZBY3F1aXJlU2Vzc2lvblJlc3BvbnNlEiQKB3Nlc3Npb24YASABKAsyEy50ZW5hbnRkLnYxLlNlc3Npb24SKQoGY29uZmlnGAIgASgLMhkudGVuYW50ZC52MS5TZXNzaW9uQ29uZmlnEg8KB2NyZWF0ZWQYAyABKAgiYQoTUmVuZXdTZXNzaW9uUmVxdWVzdBISCgpzZXNzaW9uX2lkGAEgASgJEg4KBndvcmtlchgCIAEoCRImCgN0dGwYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iPAoUUmVuZXdTZXNzaW9uUmVzcG9uc2USJAoHc2Vzc2lvbhgBIAEoCzITLnRlbmFudGQudjEuU2Vzc2lvbiJ3ChVSZWxlYXNlU2Vzc2lvblJlcXVlc3QSEgoKc2Vzc2lvbl9pZBgBIAEoCRIkCgdvdXRjb21lGAIgASgOMhMudGVuYW50ZC52MS5PdXRjb21lEiQKB2ZhaWx1cmUYAyABKAsyEy50ZW5hbnRkLnYxLkZhaWx1cmUiPgoWUmVsZWFzZVNlc3Npb25SZXNwb25zZRIkCgdvdXRjb21lGAEgASgOMhMudGVuYW50ZC52MS5PdXRjb21lImUKFFJlcG9ydEZhaWx1cmVSZXF1ZXN0EhIKCnNlc3Npb25faWQYASABKAkSJAoHZmFpbHVyZRgCIAEoCzITLnRlbmFudGQudjEuRmFpbHVyZRITCgtlbmRfc2Vzc2lvbhgDIAEoCCJOChVSZXBvcnRGYWlsdXJlUmVzcG9uc2USJAoHc2Vzc2lvbhgBIAEoCzITLnRlbmFudGQudjEuU2Vzc2lvbhIPCgdjb3VudGVkGAIgASgIIi0KF0dldFNlc3Npb25Db25maWdSZXF1ZXN0EhIKCnNlc3Npb25faWQYASABKAkiRQoYR2V0U2Vzc2lvbkNvbmZpZ1Jlc3BvbnNlEikKBmNvbmZpZxgBIAEoCzIZLnRlbmFudGQudjEuU2Vzc2lvbkNvbmZpZyKmAQoQS2VlcEFsaXZlUmVxdWVzdBIOCgZ3b3JrZXIYASABKAkSGgoSYXR0YWNoX3Nlc3Npb25faWRzGAIgAygJEi8KDGxvb3BfYmxvY2tlZBgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIfChdsb29wX2Jsb2NrZWRfc2Vzc2lvbl9pZBgEIAEoCRIUCgxtZW1vcnlfYnl0ZXMYBSABKAQi5QEKEUtlZXBBbGl2ZVJlc3BvbnNlEjEKCGF0dGFjaGVkGAEgASgLMh0udGVuYW50ZC52MS5LZWVwQWxpdmVBdHRhY2hlZEgAEi0KB3Jldm9rZWQYAiABKAsyGi50ZW5hbnRkLnYxLlNlc3Npb25SZXZva2VkSAASKAoIZHJhaW5pbmcYAyABKAsyFC50ZW5hbnRkLnYxLkRyYWluaW5nSAASOQoOY29uZmlnX2NoYW5nZWQYBCABKAsyHy50ZW5hbnRkLnYxLlRlbmFudENvbmZpZ0NoYW5nZWRIAEIJCgdtZXNzYWdlImYKEUtlZXBBbGl2ZUF0dGFjaGVkEiUKCHNlc3Npb25zGAEgAygLMhMudGVuYW50ZC52MS5TZXNzaW9uEioKB3JlZnVzZWQYAiADKAsyGS50ZW5hbnRkLnYxLkF0dGFjaFJlZnVzYWwiWQoNQXR0YWNoUmVmdXNhbBISCgpzZXNzaW9uX2lkGAEgASgJEg4KBnJlYXNvbhgCIAEoCRIkCgdvdXRjb21lGAMgASgOMhMudGVuYW50ZC52MS5PdXRjb21lImcKDlNlc3Npb25SZXZva2VkEhIKCnNlc3Npb25faWQYASABKAkSDgoGdGVuYW50GAIgASgJEiMKBWNhdXNlGAMgASgOMhQudGVuYW50ZC52MS5FbmRDYXVzZRIMCgRub3RlGAQgASgJIjcKCERyYWluaW5nEisKCGRlYWRsaW5lGAEgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIksKE1RlbmFudENvbmZpZ0NoYW5nZWQSDgoGdGVuYW50GAEgASgJEg8KB3ZlcnNpb24YAiABKAkSEwoLc2Vzc2lvbl9pZHMYAyADKAkiQgoUUHVibGlzaEV2ZW50c1JlcXVlc3QSKgoGZXZlbnRzGAEgAygLMhoudGVuYW50ZC52MS5QdWJsaXNoZWRFdmVudCJLCg5QdWJsaXNoZWRFdmVudBISCgpzZXNzaW9uX2lkGAEgASgJEiUKBWV2ZW50GAIgASgLMhYudGVuYW50ZC52MS5BZ2VudEV2ZW50IlQKFVB1Ymxpc2hFdmVudHNSZXNwb25zZRIQCghhY2NlcHRlZBgBIAEoDRIpCgdyZWZ1c2VkGAIgAygLMhgudGVuYW50ZC52MS5FdmVudFJlZnVzYWwiPgoMRXZlbnRSZWZ1c2FsEg0KBWluZGV4GAEgASgNEg4KBnJlYXNvbhgCIAEoCRIPCgdtZXNzYWdlGAMgASgJMvIECg5TZXNzaW9uU2VydmljZRJXCg5BY3F1aXJlU2Vzc2lvbhIhLnRlbmFudGQudjEuQWNxdWlyZVNlc3Npb25SZXF1ZXN0GiIudGVuYW50ZC52MS5BY3F1aXJlU2Vzc2lvblJlc3BvbnNlElEKDFJlbmV3U2Vzc2lvbhIfLnRlbmFudGQudjEuUmVuZXdTZXNzaW9uUmVxdWVzdBogLnRlbmFudGQudjEuUmVuZXdTZXNzaW9uUmVzcG9uc2USVwoOUmVsZWFzZVNlc3Npb24SIS50ZW5hbnRkLnYxLlJlbGVhc2VTZXNzaW9uUmVxdWVzdBoiLnRlbmFudGQudjEuUmVsZWFzZVNlc3Npb25SZXNwb25zZRJUCg1SZXBvcnRGYWlsdXJlEiAudGVuYW50ZC52MS5SZXBvcnRGYWlsdXJlUmVxdWVzdBohLnRlbmFudGQudjEuUmVwb3J0RmFpbHVyZVJlc3BvbnNlEl0KEEdldFNlc3Npb25Db25maWcSIy50ZW5hbnRkLnYxLkdldFNlc3Npb25Db25maWdSZXF1ZXN0GiQudGVuYW50ZC52MS5HZXRTZXNzaW9uQ29uZmlnUmVzcG9uc2USTAoJS2VlcEFsaXZlEhwudGVuYW50ZC52MS5LZWVwQWxpdmVSZXF1ZXN0Gh0udGVuYW50ZC52MS5LZWVwQWxpdmVSZXNwb25zZSgBMAESWAoNUHVibGlzaEV2ZW50cxIgLnRlbmFudGQudjEuUHVibGlzaEV2ZW50c1JlcXVlc3QaIS50ZW5hbnRkLnYxLlB1Ymxpc2hFdmVudHNSZXNwb25zZSgBMAFiBnByb3RvMw", [file_google_protobuf_duration, file_tenantd_v1_event, file_tenantd_v1_provider, file_tenantd_v1_session]);
+  fileDesc("CiB0ZW5hbnRkL3YxL3Nlc3Npb25fc2VydmljZS5wcm90bxIKdGVuYW50ZC52MSLGAQoVQWNxdWlyZVNlc3Npb25SZXF1ZXN0EhIKCnNlc3Npb25faWQYASABKAkSFAoMam9iX21ldGFkYXRhGAIgASgJEhUKDXJvb21fbWV0YWRhdGEYAyABKAkSDgoGdGVuYW50GAQgASgJEhIKCmFnZW50X25hbWUYBSABKAkSDgoGd29ya2VyGAYgASgJEiYKA3R0bBgHIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIQCghhY3RpdmF0ZRgIIAEoCCJ6ChZBY3F1aXJlU2Vzc2lvblJlc3BvbnNlEiQKB3Nlc3Npb24YASABKAsyEy50ZW5hbnRkLnYxLlNlc3Npb24SKQoGY29uZmlnGAIgASgLMhkudGVuYW50ZC52MS5TZXNzaW9uQ29uZmlnEg8KB2NyZWF0ZWQYAyABKAgiYQoTUmVuZXdTZXNzaW9uUmVxdWVzdBISCgpzZXNzaW9uX2lkGAEgASgJEg4KBndvcmtlchgCIAEoCRImCgN0dGwYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iPAoUUmVuZXdTZXNzaW9uUmVzcG9uc2USJAoHc2Vzc2lvbhgBIAEoCzITLnRlbmFudGQudjEuU2Vzc2lvbiJ3ChVSZWxlYXNlU2Vzc2lvblJlcXVlc3QSEgoKc2Vzc2lvbl9pZBgBIAEoCRIkCgdvdXRjb21lGAIgASgOMhMudGVuYW50ZC52MS5PdXRjb21lEiQKB2ZhaWx1cmUYAyABKAsyEy50ZW5hbnRkLnYxLkZhaWx1cmUiPgoWUmVsZWFzZVNlc3Npb25SZXNwb25zZRIkCgdvdXRjb21lGAEgASgOMhMudGVuYW50ZC52MS5PdXRjb21lImUKFFJlcG9ydEZhaWx1cmVSZXF1ZXN0EhIKCnNlc3Npb25faWQYASABKAkSJAoHZmFpbHVyZRgCIAEoCzITLnRlbmFudGQudjEuRmFpbHVyZRITCgtlbmRfc2Vzc2lvbhgDIAEoCCJOChVSZXBvcnRGYWlsdXJlUmVzcG9uc2USJAoHc2Vzc2lvbhgBIAEoCzITLnRlbmFudGQudjEuU2Vzc2lvbhIPCgdjb3VudGVkGAIgASgIIi0KF0dldFNlc3Npb25Db25maWdSZXF1ZXN0EhIKCnNlc3Npb25faWQYASABKAkiRQoYR2V0U2Vzc2lvbkNvbmZpZ1Jlc3BvbnNlEikKBmNvbmZpZxgBIAEoCzIZLnRlbmFudGQudjEuU2Vzc2lvbkNvbmZpZyKmAQoQS2VlcEFsaXZlUmVxdWVzdBIOCgZ3b3JrZXIYASABKAkSGgoSYXR0YWNoX3Nlc3Npb25faWRzGAIgAygJEi8KDGxvb3BfYmxvY2tlZBgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIfChdsb29wX2Jsb2NrZWRfc2Vzc2lvbl9pZBgEIAEoCRIUCgxtZW1vcnlfYnl0ZXMYBSABKAQixQIKEUtlZXBBbGl2ZVJlc3BvbnNlEjEKCGF0dGFjaGVkGAEgASgLMh0udGVuYW50ZC52MS5LZWVwQWxpdmVBdHRhY2hlZEgAEi0KB3Jldm9rZWQYAiABKAsyGi50ZW5hbnRkLnYxLlNlc3Npb25SZXZva2VkSAASKAoIZHJhaW5pbmcYAyABKAsyFC50ZW5hbnRkLnYxLkRyYWluaW5nSAASOQoOY29uZmlnX2NoYW5nZWQYBCABKAsyHy50ZW5hbnRkLnYxLlRlbmFudENvbmZpZ0NoYW5nZWRIABIwCglzdXNwZW5kZWQYBSABKAsyGy50ZW5hbnRkLnYxLlRlbmFudFN1c3BlbmRlZEgAEiwKB3Jlc3VtZWQYBiABKAsyGS50ZW5hbnRkLnYxLlRlbmFudFJlc3VtZWRIAEIJCgdtZXNzYWdlImYKEUtlZXBBbGl2ZUF0dGFjaGVkEiUKCHNlc3Npb25zGAEgAygLMhMudGVuYW50ZC52MS5TZXNzaW9uEioKB3JlZnVzZWQYAiADKAsyGS50ZW5hbnRkLnYxLkF0dGFjaFJlZnVzYWwiWQoNQXR0YWNoUmVmdXNhbBISCgpzZXNzaW9uX2lkGAEgASgJEg4KBnJlYXNvbhgCIAEoCRIkCgdvdXRjb21lGAMgASgOMhMudGVuYW50ZC52MS5PdXRjb21lImcKDlNlc3Npb25SZXZva2VkEhIKCnNlc3Npb25faWQYASABKAkSDgoGdGVuYW50GAIgASgJEiMKBWNhdXNlGAMgASgOMhQudGVuYW50ZC52MS5FbmRDYXVzZRIMCgRub3RlGAQgASgJIjcKCERyYWluaW5nEisKCGRlYWRsaW5lGAEgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIksKE1RlbmFudENvbmZpZ0NoYW5nZWQSDgoGdGVuYW50GAEgASgJEg8KB3ZlcnNpb24YAiABKAkSEwoLc2Vzc2lvbl9pZHMYAyADKAkiRAoPVGVuYW50U3VzcGVuZGVkEg4KBnRlbmFudBgBIAEoCRITCgtzZXNzaW9uX2lkcxgCIAMoCRIMCgRub3RlGAMgASgJIkIKDVRlbmFudFJlc3VtZWQSDgoGdGVuYW50GAEgASgJEhMKC3Nlc3Npb25faWRzGAIgAygJEgwKBG5vdGUYAyABKAkiQgoUUHVibGlzaEV2ZW50c1JlcXVlc3QSKgoGZXZlbnRzGAEgAygLMhoudGVuYW50ZC52MS5QdWJsaXNoZWRFdmVudCJLCg5QdWJsaXNoZWRFdmVudBISCgpzZXNzaW9uX2lkGAEgASgJEiUKBWV2ZW50GAIgASgLMhYudGVuYW50ZC52MS5BZ2VudEV2ZW50IlQKFVB1Ymxpc2hFdmVudHNSZXNwb25zZRIQCghhY2NlcHRlZBgBIAEoDRIpCgdyZWZ1c2VkGAIgAygLMhgudGVuYW50ZC52MS5FdmVudFJlZnVzYWwiPgoMRXZlbnRSZWZ1c2FsEg0KBWluZGV4GAEgASgNEg4KBnJlYXNvbhgCIAEoCRIPCgdtZXNzYWdlGAMgASgJMvIECg5TZXNzaW9uU2VydmljZRJXCg5BY3F1aXJlU2Vzc2lvbhIhLnRlbmFudGQudjEuQWNxdWlyZVNlc3Npb25SZXF1ZXN0GiIudGVuYW50ZC52MS5BY3F1aXJlU2Vzc2lvblJlc3BvbnNlElEKDFJlbmV3U2Vzc2lvbhIfLnRlbmFudGQudjEuUmVuZXdTZXNzaW9uUmVxdWVzdBogLnRlbmFudGQudjEuUmVuZXdTZXNzaW9uUmVzcG9uc2USVwoOUmVsZWFzZVNlc3Npb24SIS50ZW5hbnRkLnYxLlJlbGVhc2VTZXNzaW9uUmVxdWVzdBoiLnRlbmFudGQudjEuUmVsZWFzZVNlc3Npb25SZXNwb25zZRJUCg1SZXBvcnRGYWlsdXJlEiAudGVuYW50ZC52MS5SZXBvcnRGYWlsdXJlUmVxdWVzdBohLnRlbmFudGQudjEuUmVwb3J0RmFpbHVyZVJlc3BvbnNlEl0KEEdldFNlc3Npb25Db25maWcSIy50ZW5hbnRkLnYxLkdldFNlc3Npb25Db25maWdSZXF1ZXN0GiQudGVuYW50ZC52MS5HZXRTZXNzaW9uQ29uZmlnUmVzcG9uc2USTAoJS2VlcEFsaXZlEhwudGVuYW50ZC52MS5LZWVwQWxpdmVSZXF1ZXN0Gh0udGVuYW50ZC52MS5LZWVwQWxpdmVSZXNwb25zZSgBMAESWAoNUHVibGlzaEV2ZW50cxIgLnRlbmFudGQudjEuUHVibGlzaEV2ZW50c1JlcXVlc3QaIS50ZW5hbnRkLnYxLlB1Ymxpc2hFdmVudHNSZXNwb25zZSgBMAFiBnByb3RvMw", [file_google_protobuf_duration, file_tenantd_v1_event, file_tenantd_v1_provider, file_tenantd_v1_session]);
 
 /**
  * AcquireSessionRequest asks for a slot.
@@ -450,6 +450,23 @@ export type KeepAliveResponse = Message<"tenantd.v1.KeepAliveResponse"> & {
      */
     value: TenantConfigChanged;
     case: "configChanged";
+  } | {
+    /**
+     * A tenant with sessions here was suspended: they may go on, new ones are
+     * refused.
+     *
+     * @generated from field: tenantd.v1.TenantSuspended suspended = 5;
+     */
+    value: TenantSuspended;
+    case: "suspended";
+  } | {
+    /**
+     * A tenant with sessions here takes new ones again.
+     *
+     * @generated from field: tenantd.v1.TenantResumed resumed = 6;
+     */
+    value: TenantResumed;
+    case: "resumed";
   } | { case: undefined; value?: undefined };
 };
 
@@ -600,14 +617,15 @@ export type TenantConfigChanged = Message<"tenantd.v1.TenantConfigChanged"> & {
   tenant: string;
 
   /**
-   * The new version.
+   * The new version; empty when the tenant's entry was removed and unknown
+   * tenants are rejected: its sessions may go on, new ones are refused.
    *
    * @generated from field: string version = 2;
    */
   version: string;
 
   /**
-   * Sessions of that tenant attached to this stream.
+   * Live sessions of that tenant in this process.
    *
    * @generated from field: repeated string session_ids = 3;
    */
@@ -620,6 +638,76 @@ export type TenantConfigChanged = Message<"tenantd.v1.TenantConfigChanged"> & {
  */
 export const TenantConfigChangedSchema: GenMessage<TenantConfigChanged> = /*@__PURE__*/
   messageDesc(file_tenantd_v1_session_service, 16);
+
+/**
+ * TenantSuspended tells a process that a tenant takes no new sessions.
+ *
+ * @generated from message tenantd.v1.TenantSuspended
+ */
+export type TenantSuspended = Message<"tenantd.v1.TenantSuspended"> & {
+  /**
+   * Whom.
+   *
+   * @generated from field: string tenant = 1;
+   */
+  tenant: string;
+
+  /**
+   * Live sessions of that tenant in this process.
+   *
+   * @generated from field: repeated string session_ids = 2;
+   */
+  sessionIds: string[];
+
+  /**
+   * The operator's words; may be empty.
+   *
+   * @generated from field: string note = 3;
+   */
+  note: string;
+};
+
+/**
+ * Describes the message tenantd.v1.TenantSuspended.
+ * Use `create(TenantSuspendedSchema)` to create a new message.
+ */
+export const TenantSuspendedSchema: GenMessage<TenantSuspended> = /*@__PURE__*/
+  messageDesc(file_tenantd_v1_session_service, 17);
+
+/**
+ * TenantResumed tells a process that a suspension ended.
+ *
+ * @generated from message tenantd.v1.TenantResumed
+ */
+export type TenantResumed = Message<"tenantd.v1.TenantResumed"> & {
+  /**
+   * Whom.
+   *
+   * @generated from field: string tenant = 1;
+   */
+  tenant: string;
+
+  /**
+   * Live sessions of that tenant in this process.
+   *
+   * @generated from field: repeated string session_ids = 2;
+   */
+  sessionIds: string[];
+
+  /**
+   * The operator's words; may be empty.
+   *
+   * @generated from field: string note = 3;
+   */
+  note: string;
+};
+
+/**
+ * Describes the message tenantd.v1.TenantResumed.
+ * Use `create(TenantResumedSchema)` to create a new message.
+ */
+export const TenantResumedSchema: GenMessage<TenantResumed> = /*@__PURE__*/
+  messageDesc(file_tenantd_v1_session_service, 18);
 
 /**
  * PublishEventsRequest carries events of live sessions.
@@ -640,7 +728,7 @@ export type PublishEventsRequest = Message<"tenantd.v1.PublishEventsRequest"> & 
  * Use `create(PublishEventsRequestSchema)` to create a new message.
  */
 export const PublishEventsRequestSchema: GenMessage<PublishEventsRequest> = /*@__PURE__*/
-  messageDesc(file_tenantd_v1_session_service, 17);
+  messageDesc(file_tenantd_v1_session_service, 19);
 
 /**
  * PublishedEvent is one event of one live session.
@@ -668,7 +756,7 @@ export type PublishedEvent = Message<"tenantd.v1.PublishedEvent"> & {
  * Use `create(PublishedEventSchema)` to create a new message.
  */
 export const PublishedEventSchema: GenMessage<PublishedEvent> = /*@__PURE__*/
-  messageDesc(file_tenantd_v1_session_service, 18);
+  messageDesc(file_tenantd_v1_session_service, 20);
 
 /**
  * PublishEventsResponse answers one PublishEventsRequest.
@@ -696,7 +784,7 @@ export type PublishEventsResponse = Message<"tenantd.v1.PublishEventsResponse"> 
  * Use `create(PublishEventsResponseSchema)` to create a new message.
  */
 export const PublishEventsResponseSchema: GenMessage<PublishEventsResponse> = /*@__PURE__*/
-  messageDesc(file_tenantd_v1_session_service, 19);
+  messageDesc(file_tenantd_v1_session_service, 21);
 
 /**
  * EventRefusal says why an event was not logged.
@@ -732,7 +820,7 @@ export type EventRefusal = Message<"tenantd.v1.EventRefusal"> & {
  * Use `create(EventRefusalSchema)` to create a new message.
  */
 export const EventRefusalSchema: GenMessage<EventRefusal> = /*@__PURE__*/
-  messageDesc(file_tenantd_v1_session_service, 20);
+  messageDesc(file_tenantd_v1_session_service, 22);
 
 /**
  * SessionService is what agents call. Every error carries google.rpc.ErrorInfo

@@ -18,7 +18,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tenantd/v1/watch_service.proto.
  */
 export const file_tenantd_v1_watch_service: GenFile = /*@__PURE__*/
-  fileDesc("Ch50ZW5hbnRkL3YxL3dhdGNoX3NlcnZpY2UucHJvdG8SCnRlbmFudGQudjEihgEKFFdhdGNoU2Vzc2lvbnNSZXF1ZXN0Eg8KB3RlbmFudHMYASADKAkSEwoLYWdlbnRfbmFtZXMYAiADKAkSJAoFa2luZHMYAyADKA4yFS50ZW5hbnRkLnYxLkV2ZW50S2luZBIiCgZjdXJzb3IYBCABKAsyEi50ZW5hbnRkLnYxLkN1cnNvciKOAgoVV2F0Y2hTZXNzaW9uc1Jlc3BvbnNlEiQKBnRlbmFudBgBIAEoCzISLnRlbmFudGQudjEuVGVuYW50SAASJgoHc2Vzc2lvbhgCIAEoCzITLnRlbmFudGQudjEuU2Vzc2lvbkgAEi8KDHNuYXBzaG90X2VuZBgDIAEoCzIXLnRlbmFudGQudjEuU25hcHNob3RFbmRIABIiCgVldmVudBgEIAEoCzIRLnRlbmFudGQudjEuRXZlbnRIABIeCgNnYXAYBSABKAsyDy50ZW5hbnRkLnYxLkdhcEgAEioKCWhlYXJ0YmVhdBgGIAEoCzIVLnRlbmFudGQudjEuSGVhcnRiZWF0SABCBgoEaXRlbSIxCgtTbmFwc2hvdEVuZBIiCgZjdXJzb3IYASABKAsyEi50ZW5hbnRkLnYxLkN1cnNvciJCCgNHYXASFQoNZnJvbV9zZXF1ZW5jZRgBIAEoBBITCgt0b19zZXF1ZW5jZRgCIAEoBBIPCgdtZXNzYWdlGAMgASgJIi8KCUhlYXJ0YmVhdBIiCgZjdXJzb3IYASABKAsyEi50ZW5hbnRkLnYxLkN1cnNvciIUChJHZXRTbmFwc2hvdFJlcXVlc3Qi2gcKE0dldFNuYXBzaG90UmVzcG9uc2USDwoHdmVyc2lvbhgBIAEoCRIiCgZjdXJzb3IYAiABKAsyEi50ZW5hbnRkLnYxLkN1cnNvchIuCgpzdGFydF90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIpCgZ1cHRpbWUYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SEAoIZHJhaW5pbmcYBSABKAgSFwoPYWN0aXZlX3Nlc3Npb25zGAYgASgNEhgKEHBlbmRpbmdfc2Vzc2lvbnMYByABKA0SEwoLbWFjaGluZV9jYXAYCCABKA0SUQoSc2Vzc2lvbnNfYnlfdGVuYW50GAkgAygLMjUudGVuYW50ZC52MS5HZXRTbmFwc2hvdFJlc3BvbnNlLlNlc3Npb25zQnlUZW5hbnRFbnRyeRJPChFzZXNzaW9uc19ieV9hZ2VudBgKIAMoCzI0LnRlbmFudGQudjEuR2V0U25hcHNob3RSZXNwb25zZS5TZXNzaW9uc0J5QWdlbnRFbnRyeRIeChZ0b3RhbF9zZXNzaW9uc19zdGFydGVkGAsgASgEEh4KFnRvdGFsX3Nlc3Npb25fZmFpbHVyZXMYDCABKAQSTgoQdG90YWxfcmVqZWN0aW9ucxgNIAMoCzI0LnRlbmFudGQudjEuR2V0U25hcHNob3RSZXNwb25zZS5Ub3RhbFJlamVjdGlvbnNFbnRyeRIPCgd3b3JrZXJzGA4gASgNEhAKCHdhdGNoZXJzGA8gASgNEhkKEXRlbmFudHNfaW5fbWVtb3J5GBAgASgNEigKBmNvbmZpZxgRIAEoCzIYLnRlbmFudGQudjEuQ29uZmlnU3RhdHVzElgKFm1lbW9yeV9ieXRlc19ieV93b3JrZXIYEiADKAsyOC50ZW5hbnRkLnYxLkdldFNuYXBzaG90UmVzcG9uc2UuTWVtb3J5Qnl0ZXNCeVdvcmtlckVudHJ5GjcKFVNlc3Npb25zQnlUZW5hbnRFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKA06AjgBGjYKFFNlc3Npb25zQnlBZ2VudEVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoDToCOAEaNgoUVG90YWxSZWplY3Rpb25zRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgEOgI4ARo6ChhNZW1vcnlCeXRlc0J5V29ya2VyRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgEOgI4ASKlAQoMQ29uZmlnU3RhdHVzEgwKBHBhdGgYASABKAkSLQoJbG9hZF90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgd0ZW5hbnRzGAMgASgNEhIKCmxhc3RfZXJyb3IYBCABKAkSMwoPbGFzdF9lcnJvcl90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJgChNMaXN0U2Vzc2lvbnNSZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCRISCgphZ2VudF9uYW1lGAIgASgJEhEKCXBhZ2Vfc2l6ZRgDIAEoBRISCgpwYWdlX3Rva2VuGAQgASgJIlYKFExpc3RTZXNzaW9uc1Jlc3BvbnNlEiUKCHNlc3Npb25zGAEgAygLMhMudGVuYW50ZC52MS5TZXNzaW9uEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI7ChJMaXN0VGVuYW50c1JlcXVlc3QSEQoJcGFnZV9zaXplGAEgASgFEhIKCnBhZ2VfdG9rZW4YAiABKAkiUwoTTGlzdFRlbmFudHNSZXNwb25zZRIjCgd0ZW5hbnRzGAEgAygLMhIudGVuYW50ZC52MS5UZW5hbnQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIiIKEEdldFRlbmFudFJlcXVlc3QSDgoGdGVuYW50GAEgASgJIjcKEUdldFRlbmFudFJlc3BvbnNlEiIKBnRlbmFudBgBIAEoCzISLnRlbmFudGQudjEuVGVuYW50MqMDCgxXYXRjaFNlcnZpY2USVgoNV2F0Y2hTZXNzaW9ucxIgLnRlbmFudGQudjEuV2F0Y2hTZXNzaW9uc1JlcXVlc3QaIS50ZW5hbnRkLnYxLldhdGNoU2Vzc2lvbnNSZXNwb25zZTABEk4KC0dldFNuYXBzaG90Eh4udGVuYW50ZC52MS5HZXRTbmFwc2hvdFJlcXVlc3QaHy50ZW5hbnRkLnYxLkdldFNuYXBzaG90UmVzcG9uc2USUQoMTGlzdFNlc3Npb25zEh8udGVuYW50ZC52MS5MaXN0U2Vzc2lvbnNSZXF1ZXN0GiAudGVuYW50ZC52MS5MaXN0U2Vzc2lvbnNSZXNwb25zZRJOCgtMaXN0VGVuYW50cxIeLnRlbmFudGQudjEuTGlzdFRlbmFudHNSZXF1ZXN0Gh8udGVuYW50ZC52MS5MaXN0VGVuYW50c1Jlc3BvbnNlEkgKCUdldFRlbmFudBIcLnRlbmFudGQudjEuR2V0VGVuYW50UmVxdWVzdBodLnRlbmFudGQudjEuR2V0VGVuYW50UmVzcG9uc2ViBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_tenantd_v1_event, file_tenantd_v1_session, file_tenantd_v1_tenant]);
+  fileDesc("Ch50ZW5hbnRkL3YxL3dhdGNoX3NlcnZpY2UucHJvdG8SCnRlbmFudGQudjEihgEKFFdhdGNoU2Vzc2lvbnNSZXF1ZXN0Eg8KB3RlbmFudHMYASADKAkSEwoLYWdlbnRfbmFtZXMYAiADKAkSJAoFa2luZHMYAyADKA4yFS50ZW5hbnRkLnYxLkV2ZW50S2luZBIiCgZjdXJzb3IYBCABKAsyEi50ZW5hbnRkLnYxLkN1cnNvciKOAgoVV2F0Y2hTZXNzaW9uc1Jlc3BvbnNlEiQKBnRlbmFudBgBIAEoCzISLnRlbmFudGQudjEuVGVuYW50SAASJgoHc2Vzc2lvbhgCIAEoCzITLnRlbmFudGQudjEuU2Vzc2lvbkgAEi8KDHNuYXBzaG90X2VuZBgDIAEoCzIXLnRlbmFudGQudjEuU25hcHNob3RFbmRIABIiCgVldmVudBgEIAEoCzIRLnRlbmFudGQudjEuRXZlbnRIABIeCgNnYXAYBSABKAsyDy50ZW5hbnRkLnYxLkdhcEgAEioKCWhlYXJ0YmVhdBgGIAEoCzIVLnRlbmFudGQudjEuSGVhcnRiZWF0SABCBgoEaXRlbSIxCgtTbmFwc2hvdEVuZBIiCgZjdXJzb3IYASABKAsyEi50ZW5hbnRkLnYxLkN1cnNvciJCCgNHYXASFQoNZnJvbV9zZXF1ZW5jZRgBIAEoBBITCgt0b19zZXF1ZW5jZRgCIAEoBBIPCgdtZXNzYWdlGAMgASgJIi8KCUhlYXJ0YmVhdBIiCgZjdXJzb3IYASABKAsyEi50ZW5hbnRkLnYxLkN1cnNvciIUChJHZXRTbmFwc2hvdFJlcXVlc3QihQgKE0dldFNuYXBzaG90UmVzcG9uc2USDwoHdmVyc2lvbhgBIAEoCRIiCgZjdXJzb3IYAiABKAsyEi50ZW5hbnRkLnYxLkN1cnNvchIuCgpzdGFydF90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIpCgZ1cHRpbWUYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SEAoIZHJhaW5pbmcYBSABKAgSFwoPYWN0aXZlX3Nlc3Npb25zGAYgASgNEhgKEHBlbmRpbmdfc2Vzc2lvbnMYByABKA0SEwoLbWFjaGluZV9jYXAYCCABKA0SUQoSc2Vzc2lvbnNfYnlfdGVuYW50GAkgAygLMjUudGVuYW50ZC52MS5HZXRTbmFwc2hvdFJlc3BvbnNlLlNlc3Npb25zQnlUZW5hbnRFbnRyeRJPChFzZXNzaW9uc19ieV9hZ2VudBgKIAMoCzI0LnRlbmFudGQudjEuR2V0U25hcHNob3RSZXNwb25zZS5TZXNzaW9uc0J5QWdlbnRFbnRyeRIeChZ0b3RhbF9zZXNzaW9uc19zdGFydGVkGAsgASgEEh4KFnRvdGFsX3Nlc3Npb25fZmFpbHVyZXMYDCABKAQSTgoQdG90YWxfcmVqZWN0aW9ucxgNIAMoCzI0LnRlbmFudGQudjEuR2V0U25hcHNob3RSZXNwb25zZS5Ub3RhbFJlamVjdGlvbnNFbnRyeRIPCgd3b3JrZXJzGA4gASgNEhAKCHdhdGNoZXJzGA8gASgNEhkKEXRlbmFudHNfaW5fbWVtb3J5GBAgASgNEigKBmNvbmZpZxgRIAEoCzIYLnRlbmFudGQudjEuQ29uZmlnU3RhdHVzElgKFm1lbW9yeV9ieXRlc19ieV93b3JrZXIYEiADKAsyOC50ZW5hbnRkLnYxLkdldFNuYXBzaG90UmVzcG9uc2UuTWVtb3J5Qnl0ZXNCeVdvcmtlckVudHJ5EikKB3NvdXJjZXMYEyADKAsyGC50ZW5hbnRkLnYxLlNvdXJjZVN0YXR1cxo3ChVTZXNzaW9uc0J5VGVuYW50RW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgNOgI4ARo2ChRTZXNzaW9uc0J5QWdlbnRFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKA06AjgBGjYKFFRvdGFsUmVqZWN0aW9uc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoBDoCOAEaOgoYTWVtb3J5Qnl0ZXNCeVdvcmtlckVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoBDoCOAEipAEKDFNvdXJjZVN0YXR1cxIMCgRuYW1lGAEgASgJEgwKBGtpbmQYAiABKAkSDwoHZW50cmllcxgDIAEoBBINCgVsb2FkcxgEIAEoBBIQCghmYWlsdXJlcxgFIAEoBBIMCgRoaXRzGAYgASgEEhIKCnN0YWxlX2hpdHMYByABKAQSEgoKbGFzdF9lcnJvchgIIAEoCRIQCgh3YXRjaGluZxgJIAEoCCKlAQoMQ29uZmlnU3RhdHVzEgwKBHBhdGgYASABKAkSLQoJbG9hZF90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgd0ZW5hbnRzGAMgASgNEhIKCmxhc3RfZXJyb3IYBCABKAkSMwoPbGFzdF9lcnJvcl90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJgChNMaXN0U2Vzc2lvbnNSZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCRISCgphZ2VudF9uYW1lGAIgASgJEhEKCXBhZ2Vfc2l6ZRgDIAEoBRISCgpwYWdlX3Rva2VuGAQgASgJIlYKFExpc3RTZXNzaW9uc1Jlc3BvbnNlEiUKCHNlc3Npb25zGAEgAygLMhMudGVuYW50ZC52MS5TZXNzaW9uEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI7ChJMaXN0VGVuYW50c1JlcXVlc3QSEQoJcGFnZV9zaXplGAEgASgFEhIKCnBhZ2VfdG9rZW4YAiABKAkiUwoTTGlzdFRlbmFudHNSZXNwb25zZRIjCgd0ZW5hbnRzGAEgAygLMhIudGVuYW50ZC52MS5UZW5hbnQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIjMKEEdldFRlbmFudFJlcXVlc3QSDgoGdGVuYW50GAEgASgJEg8KB2V4cGxhaW4YAiABKAgijQEKEUdldFRlbmFudFJlc3BvbnNlEiIKBnRlbmFudBgBIAEoCzISLnRlbmFudGQudjEuVGVuYW50EikKB29yaWdpbnMYAiADKAsyGC50ZW5hbnRkLnYxLkNvbmZpZ09yaWdpbhIpCgdhbnN3ZXJzGAMgAygLMhgudGVuYW50ZC52MS5Tb3VyY2VBbnN3ZXIiOgoMQ29uZmlnT3JpZ2luEgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCRIOCgZzb3VyY2UYAyABKAkicwoMU291cmNlQW5zd2VyEg4KBnNvdXJjZRgBIAEoCRINCgVzdGF0ZRgCIAEoCRINCgVzdGFsZRgDIAEoCBImCgNhZ2UYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SDQoFZXJyb3IYBSABKAkyowMKDFdhdGNoU2VydmljZRJWCg1XYXRjaFNlc3Npb25zEiAudGVuYW50ZC52MS5XYXRjaFNlc3Npb25zUmVxdWVzdBohLnRlbmFudGQudjEuV2F0Y2hTZXNzaW9uc1Jlc3BvbnNlMAESTgoLR2V0U25hcHNob3QSHi50ZW5hbnRkLnYxLkdldFNuYXBzaG90UmVxdWVzdBofLnRlbmFudGQudjEuR2V0U25hcHNob3RSZXNwb25zZRJRCgxMaXN0U2Vzc2lvbnMSHy50ZW5hbnRkLnYxLkxpc3RTZXNzaW9uc1JlcXVlc3QaIC50ZW5hbnRkLnYxLkxpc3RTZXNzaW9uc1Jlc3BvbnNlEk4KC0xpc3RUZW5hbnRzEh4udGVuYW50ZC52MS5MaXN0VGVuYW50c1JlcXVlc3QaHy50ZW5hbnRkLnYxLkxpc3RUZW5hbnRzUmVzcG9uc2USSAoJR2V0VGVuYW50EhwudGVuYW50ZC52MS5HZXRUZW5hbnRSZXF1ZXN0Gh0udGVuYW50ZC52MS5HZXRUZW5hbnRSZXNwb25zZWIGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_tenantd_v1_event, file_tenantd_v1_session, file_tenantd_v1_tenant]);
 
 /**
  * WatchSessionsRequest selects what to watch. Filters are combined with "and";
@@ -355,6 +355,13 @@ export type GetSnapshotResponse = Message<"tenantd.v1.GetSnapshotResponse"> & {
    * @generated from field: map<string, uint64> memory_bytes_by_worker = 18;
    */
   memoryBytesByWorker: { [key: string]: bigint };
+
+  /**
+   * Where tenants' entries come from beside the file, in the order asked.
+   *
+   * @generated from field: repeated tenantd.v1.SourceStatus sources = 19;
+   */
+  sources: SourceStatus[];
 };
 
 /**
@@ -363,6 +370,85 @@ export type GetSnapshotResponse = Message<"tenantd.v1.GetSnapshotResponse"> & {
  */
 export const GetSnapshotResponseSchema: GenMessage<GetSnapshotResponse> = /*@__PURE__*/
   messageDesc(file_tenantd_v1_watch_service, 6);
+
+/**
+ * SourceStatus is how one source of tenants' entries does.
+ *
+ * @generated from message tenantd.v1.SourceStatus
+ */
+export type SourceStatus = Message<"tenantd.v1.SourceStatus"> & {
+  /**
+   * Its name in the config.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * "sql", "http" or "grpc".
+   *
+   * @generated from field: string kind = 2;
+   */
+  kind: string;
+
+  /**
+   * Entries held, "it has none" included.
+   *
+   * @generated from field: uint64 entries = 3;
+   */
+  entries: bigint;
+
+  /**
+   * Questions to it in this run.
+   *
+   * @generated from field: uint64 loads = 4;
+   */
+  loads: bigint;
+
+  /**
+   * Of these, those without a usable answer.
+   *
+   * @generated from field: uint64 failures = 5;
+   */
+  failures: bigint;
+
+  /**
+   * Acquires and refreshes served from what was held and fresh.
+   *
+   * @generated from field: uint64 hits = 6;
+   */
+  hits: bigint;
+
+  /**
+   * Those served from what it had said last, since it failed.
+   *
+   * @generated from field: uint64 stale_hits = 7;
+   */
+  staleHits: bigint;
+
+  /**
+   * The last failure, without any secret; empty when the last question was
+   * answered.
+   *
+   * @generated from field: string last_error = 8;
+   */
+  lastError: string;
+
+  /**
+   * True while the source tells changes by itself; otherwise they are noticed
+   * when an entry's TTL is over.
+   *
+   * @generated from field: bool watching = 9;
+   */
+  watching: boolean;
+};
+
+/**
+ * Describes the message tenantd.v1.SourceStatus.
+ * Use `create(SourceStatusSchema)` to create a new message.
+ */
+export const SourceStatusSchema: GenMessage<SourceStatus> = /*@__PURE__*/
+  messageDesc(file_tenantd_v1_watch_service, 7);
 
 /**
  * ConfigStatus is where the running config comes from.
@@ -412,7 +498,7 @@ export type ConfigStatus = Message<"tenantd.v1.ConfigStatus"> & {
  * Use `create(ConfigStatusSchema)` to create a new message.
  */
 export const ConfigStatusSchema: GenMessage<ConfigStatus> = /*@__PURE__*/
-  messageDesc(file_tenantd_v1_watch_service, 7);
+  messageDesc(file_tenantd_v1_watch_service, 8);
 
 /**
  * ListSessionsRequest selects live sessions.
@@ -454,7 +540,7 @@ export type ListSessionsRequest = Message<"tenantd.v1.ListSessionsRequest"> & {
  * Use `create(ListSessionsRequestSchema)` to create a new message.
  */
 export const ListSessionsRequestSchema: GenMessage<ListSessionsRequest> = /*@__PURE__*/
-  messageDesc(file_tenantd_v1_watch_service, 8);
+  messageDesc(file_tenantd_v1_watch_service, 9);
 
 /**
  * ListSessionsResponse is one page.
@@ -482,7 +568,7 @@ export type ListSessionsResponse = Message<"tenantd.v1.ListSessionsResponse"> & 
  * Use `create(ListSessionsResponseSchema)` to create a new message.
  */
 export const ListSessionsResponseSchema: GenMessage<ListSessionsResponse> = /*@__PURE__*/
-  messageDesc(file_tenantd_v1_watch_service, 9);
+  messageDesc(file_tenantd_v1_watch_service, 10);
 
 /**
  * ListTenantsRequest asks for tenants.
@@ -510,7 +596,7 @@ export type ListTenantsRequest = Message<"tenantd.v1.ListTenantsRequest"> & {
  * Use `create(ListTenantsRequestSchema)` to create a new message.
  */
 export const ListTenantsRequestSchema: GenMessage<ListTenantsRequest> = /*@__PURE__*/
-  messageDesc(file_tenantd_v1_watch_service, 10);
+  messageDesc(file_tenantd_v1_watch_service, 11);
 
 /**
  * ListTenantsResponse is one page.
@@ -538,7 +624,7 @@ export type ListTenantsResponse = Message<"tenantd.v1.ListTenantsResponse"> & {
  * Use `create(ListTenantsResponseSchema)` to create a new message.
  */
 export const ListTenantsResponseSchema: GenMessage<ListTenantsResponse> = /*@__PURE__*/
-  messageDesc(file_tenantd_v1_watch_service, 11);
+  messageDesc(file_tenantd_v1_watch_service, 12);
 
 /**
  * GetTenantRequest names a tenant.
@@ -552,6 +638,13 @@ export type GetTenantRequest = Message<"tenantd.v1.GetTenantRequest"> & {
    * @generated from field: string tenant = 1;
    */
   tenant: string;
+
+  /**
+   * Also says which source gave each value.
+   *
+   * @generated from field: bool explain = 2;
+   */
+  explain: boolean;
 };
 
 /**
@@ -559,7 +652,7 @@ export type GetTenantRequest = Message<"tenantd.v1.GetTenantRequest"> & {
  * Use `create(GetTenantRequestSchema)` to create a new message.
  */
 export const GetTenantRequestSchema: GenMessage<GetTenantRequest> = /*@__PURE__*/
-  messageDesc(file_tenantd_v1_watch_service, 12);
+  messageDesc(file_tenantd_v1_watch_service, 13);
 
 /**
  * GetTenantResponse is one tenant.
@@ -573,6 +666,20 @@ export type GetTenantResponse = Message<"tenantd.v1.GetTenantResponse"> & {
    * @generated from field: tenantd.v1.Tenant tenant = 1;
    */
   tenant?: Tenant | undefined;
+
+  /**
+   * Each value with where it comes from, by key; only when asked for.
+   *
+   * @generated from field: repeated tenantd.v1.ConfigOrigin origins = 2;
+   */
+  origins: ConfigOrigin[];
+
+  /**
+   * What each source said of the tenant; only when asked for.
+   *
+   * @generated from field: repeated tenantd.v1.SourceAnswer answers = 3;
+   */
+  answers: SourceAnswer[];
 };
 
 /**
@@ -580,7 +687,92 @@ export type GetTenantResponse = Message<"tenantd.v1.GetTenantResponse"> & {
  * Use `create(GetTenantResponseSchema)` to create a new message.
  */
 export const GetTenantResponseSchema: GenMessage<GetTenantResponse> = /*@__PURE__*/
-  messageDesc(file_tenantd_v1_watch_service, 13);
+  messageDesc(file_tenantd_v1_watch_service, 14);
+
+/**
+ * ConfigOrigin is one value of a tenant's config and who gave it.
+ *
+ * @generated from message tenantd.v1.ConfigOrigin
+ */
+export type ConfigOrigin = Message<"tenantd.v1.ConfigOrigin"> & {
+  /**
+   * The key in the file's shape, for example "cap" or "providers.llm".
+   *
+   * @generated from field: string key = 1;
+   */
+  key: string;
+
+  /**
+   * The value in short. A credential is shown as its reference, a key itself as
+   * "(literal)".
+   *
+   * @generated from field: string value = 2;
+   */
+  value: string;
+
+  /**
+   * "file", a source's name, "defaults" or "built-in".
+   *
+   * @generated from field: string source = 3;
+   */
+  source: string;
+};
+
+/**
+ * Describes the message tenantd.v1.ConfigOrigin.
+ * Use `create(ConfigOriginSchema)` to create a new message.
+ */
+export const ConfigOriginSchema: GenMessage<ConfigOrigin> = /*@__PURE__*/
+  messageDesc(file_tenantd_v1_watch_service, 15);
+
+/**
+ * SourceAnswer is what one source said of one tenant.
+ *
+ * @generated from message tenantd.v1.SourceAnswer
+ */
+export type SourceAnswer = Message<"tenantd.v1.SourceAnswer"> & {
+  /**
+   * The source.
+   *
+   * @generated from field: string source = 1;
+   */
+  source: string;
+
+  /**
+   * "entry", "none" or "failed".
+   *
+   * @generated from field: string state = 2;
+   */
+  state: string;
+
+  /**
+   * True when it failed last and the state is what it said before.
+   *
+   * @generated from field: bool stale = 3;
+   */
+  stale: boolean;
+
+  /**
+   * How long ago it said so.
+   *
+   * @generated from field: google.protobuf.Duration age = 4;
+   */
+  age?: Duration | undefined;
+
+  /**
+   * Why it failed, without any secret.
+   *
+   * @generated from field: string error = 5;
+   */
+  error: string;
+};
+
+/**
+ * Describes the message tenantd.v1.SourceAnswer.
+ * Use `create(SourceAnswerSchema)` to create a new message.
+ */
+export const SourceAnswerSchema: GenMessage<SourceAnswer> = /*@__PURE__*/
+  messageDesc(file_tenantd_v1_watch_service, 16);
 
 /**
  * WatchService is what operators and dashboards call. It never carries a
