@@ -23,7 +23,7 @@ python-test: build
 node-test: build
 	cd clients/node && npm run --silent typecheck && npm test --silent
 
-# The clients on other Pythons and Nodes; CPU that the loop monitor costs.
+# The clients on other Pythons and Nodes; what the loop monitor costs, and a warm acquire by source.
 python-versions: build setup
 	scripts/python-versions.sh
 
@@ -32,6 +32,7 @@ node-versions: build setup
 
 bench: setup
 	.venv/bin/python clients/python/bench/lag.py
+	cargo bench --locked --bench sources
 
 # Format, lints, and generated code as fresh as the protos.
 lint:

@@ -141,7 +141,7 @@ fn only_one_file_names_metrics() {
         .iter()
         .filter(|(path, _)| !path.ends_with("telemetry/names.rs"))
         .filter(|(_, code)| {
-            ["session", "breaker", "config.", "worker", "metrics"]
+            ["session", "breaker", "config.", "worker", "metrics", "source."]
                 .iter()
                 .any(|group| code.contains(&format!("\"tenantd.{group}")))
         })

@@ -114,6 +114,12 @@ impl Sidecar {
         Ok(report)
     }
 
+    /// How each source of tenants' entries does.
+    #[must_use]
+    pub fn source_status(&self) -> Vec<SourceStatus> {
+        self.tenant_configs.status()
+    }
+
     /// Live sessions, ordered by id.
     ///
     /// # Errors

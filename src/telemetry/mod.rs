@@ -5,6 +5,7 @@
 pub mod logs;
 pub mod metrics;
 pub mod names;
+pub mod sources;
 
 use std::sync::Arc;
 
@@ -15,6 +16,8 @@ use crate::app::Sidecar;
 pub async fn follow(sidecar: Arc<Sidecar>) {
     let meter = opentelemetry::global::meter(names::SCOPE);
     let mut metrics = Metrics::new(&meter, sidecar.config().limits.metric_tenants);
+    let watched = Arc::clone(&sidecar);
+    sources::observe(&meter, move || watched.source_status());
     let mut head = sidecar.events.subscribe();
     let mut place = 0;
     loop {

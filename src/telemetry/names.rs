@@ -27,6 +27,17 @@ pub const EVENTS_MISSED: &str = "tenantd.metrics.events_missed";
 /// Tenants told under `__other__`, at most the bound is told by name.
 pub const TENANTS_FOLDED: &str = "tenantd.metrics.tenants_folded";
 
+/// Questions to a source of tenants' entries, by source.
+pub const SOURCE_LOADS: &str = "tenantd.source.loads";
+/// Of these, those without a usable answer.
+pub const SOURCE_FAILURES: &str = "tenantd.source.failures";
+/// Configs served from what a source had said.
+pub const SOURCE_HITS: &str = "tenantd.source.hits";
+/// Entries held.
+pub const SOURCE_ENTRIES: &str = "tenantd.source.entries";
+/// 1 while the source tells changes by itself.
+pub const SOURCE_WATCHING: &str = "tenantd.source.watching";
+
 /// The tenant, as on log fields and spans.
 pub const TENANT: &str = "tenant";
 /// Reject reason.
@@ -37,6 +48,10 @@ pub const OUTCOME: &str = "outcome";
 pub const CAUSE: &str = "cause";
 /// Breaker state.
 pub const STATE: &str = "state";
+/// Source of tenants' entries.
+pub const SOURCE: &str = "source";
+/// True on what was served although it was past its time.
+pub const STALE: &str = "stale";
 /// "ok" or "failed".
 pub const RESULT: &str = "result";
 

@@ -1,9 +1,15 @@
 //! The real binary as a process: signals, listeners, identities, memory, secrets.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "../sources/backend.rs"]
+#[allow(dead_code, reason = "shared with the tests of sources")]
+mod backend;
 mod listeners;
 mod memory;
 mod secrets;
 mod signals;
 mod stock;
 mod support;
+#[path = "../sources/vault_server.rs"]
+#[allow(dead_code, reason = "shared with the tests of sources")]
+mod vault_server;

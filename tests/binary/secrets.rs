@@ -4,7 +4,11 @@ use tenantd::wire::v1::{
     self, session_service_client::SessionServiceClient, watch_service_client::WatchServiceClient,
 };
 
-use crate::support::{Start, acquire, eventually, private, text};
+use crate::{
+    backend::{Backend, Behaviour},
+    support::{Start, acquire, eventually, private, text},
+    vault_server::Vault,
+};
 
 const CANARIES: [&str; 3] = ["sk-canary-literal", "sk-canary-env", "sk-canary-file"];
 
@@ -86,4 +90,79 @@ async fn a_key_leaves_only_in_the_reply_to_its_own_tenants_session() {
     }
     let socket_folder = fs::read_dir(running.dir.path()).unwrap().count();
     assert_eq!(socket_folder, 1, "only the config is left behind");
+}
+
+/// A tenant whose key is in an entry itself, over each source; the tokens that the
+/// sidecar shows, and those who answer with an error that quotes a key.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_from_a_source_or_a_store_leaves_only_in_the_reply_too() {
+    const KEY: &str = "sk-canary-entry";
+    const TOKEN: &str = "token-canary";
+    let entry = |key: &str| {
+        let provider = serde_json::json!({ "provider": "openai", "credential": key });
+        serde_json::json!({ "cap": 9, "providers": { "llm": provider } })
+    };
+    let (http, grpc, vault) = (Backend::default(), Backend::default(), Vault::default());
+    http.set("over-http", Behaviour::Entry(entry(KEY)));
+    grpc.set("over-grpc", Behaviour::Entry(entry(KEY)));
+    http.set("wrong", Behaviour::Entry(serde_json::json!({ "cap": KEY })));
+    http.set("broken", Behaviour::Body(format!("{{{KEY}")));
+    grpc.set("refused", Behaviour::Status(500));
+    vault.0.lock().tokens.push(TOKEN.to_owned());
+    vault.put("kv/acme", serde_json::json!({ "llm": KEY }));
+    let (over_http, over_grpc) = (http.serve_http().await, grpc.serve_grpc(None).await);
+    let store = vault.serve(0).await;
+    let dir = tempfile::tempdir().unwrap();
+    let database = format!("sqlite:{}", dir.path().join("t.db").display());
+    let made = crate::support::call("unix:/nowhere", &["tenants", "init", "--database", &database]);
+    assert!(made.status.success(), "{}", text(&made));
+    let key = format!("providers.llm.credential={KEY}");
+    let set = ["tenants", "set", "over-sql", "providers.llm.provider=x", &key, "--literals"];
+    let made =
+        crate::support::call("unix:/nowhere", &[&set[..], &["--database", &database]].concat());
+    assert!(made.status.success(), "{}", text(&made));
+    let config = format!(
+        "[vault]\naddress='http://127.0.0.1:{}'\ntoken='{TOKEN}'\n\
+         [tenants.over-vault.providers.llm]\nprovider='x'\ncredential='vault:kv/acme#llm'\n\
+         [tenants.no-secret.providers.llm]\nprovider='x'\ncredential='vault:kv/none#llm'\n\
+         [[sources]]\nkind='sql'\nurl='{database}'\nliterals=true\n\
+         [[sources]]\nkind='http'\nurl='{}'\nbearer='{TOKEN}'\nliterals=true\n\
+         [[sources]]\nkind='grpc'\nurl='http://127.0.0.1:{}'\nbearer='{TOKEN}'\nliterals=true\n",
+        store.port,
+        over_http.url(),
+        over_grpc.port
+    );
+    let env = [("TENANTD_LOG", "trace,vaultrs=trace,rustify=trace")];
+    let mut running = Start { config: &config, env: &env, ..Start::default() }.run();
+    let mut sessions = SessionServiceClient::new(running.channel().await);
+    let mut seen = String::new();
+    for tenant in ["over-http", "over-grpc", "over-sql", "over-vault"] {
+        let granted = sessions.acquire_session(acquire(tenant, tenant)).await.unwrap().into_inner();
+        seen.push_str(&format!("{granted:?}"));
+        assert_eq!(granted.config.unwrap().providers["llm"].credentials["api_key"].value, KEY);
+    }
+    for tenant in ["wrong", "broken", "refused", "no-secret"] {
+        let refused = sessions.acquire_session(acquire(tenant, tenant)).await.unwrap_err();
+        seen.push_str(&format!("{refused:?}"));
+    }
+    for arguments in [
+        &["snapshot", "--json"][..],
+        &["tenants"],
+        &["tenants", "over-http", "--explain"],
+        &["tenants", "over-sql", "--explain", "--json"],
+        &["tenants", "wrong", "--explain"],
+        &["check", running.config().to_str().unwrap(), "--resolve"],
+        &["tenants", "export", "--database", &database],
+    ] {
+        seen.push_str(&text(&running.call(arguments)));
+    }
+    running.signal("TERM");
+    running.signal("TERM");
+    running.ends();
+    seen.push_str(&running.said());
+    assert!(seen.contains("over-http"), "it was looked at");
+    for canary in [KEY, TOKEN] {
+        let at = seen.find(canary).map(|at| seen[at.saturating_sub(400)..].chars().take(500));
+        assert!(at.is_none(), "{canary} in: {}", at.unwrap().collect::<String>());
+    }
 }

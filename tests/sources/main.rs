@@ -15,6 +15,7 @@ mod sqlite;
 #[allow(dead_code, reason = "shared with the other tests over a socket")]
 mod support;
 mod vault;
+mod vault_server;
 mod watcher;
 
 /// Says so, past the harness's capture.
