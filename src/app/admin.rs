@@ -122,20 +122,27 @@ impl Sidecar {
     async fn swap(&self, new: Config) -> Reloaded {
         let old = self.config();
         let changes = config::diff(&old, &new);
+        // Against what runs, not what was read last: the file is also reloaded when
+        // it changes, before anybody asks what is left to do.
+        let restart_required = config::diff(&self.started_with, &new).restart_required;
+        if !restart_required.is_empty() {
+            let settings = restart_required.join(", ");
+            tracing::warn!(settings, "some settings hold after a restart");
+        }
         self.config.store(std::sync::Arc::new(new));
         let new = self.config();
         // Those on the defaults, and those that sources add to, are known only by
         // their state.
         let live = self.store.tenants().await;
         let concerned = live.into_iter().filter(|id| {
-            !new.sources.is_empty()
+            !self.started_with.sources.is_empty()
                 || changes.tenants.contains(id)
                 || (changes.defaults_changed && !new.tenants.contains_key(id))
         });
         self.apply_known(&concerned.collect()).await;
         Reloaded {
             tenants_changed: u32::try_from(changes.tenants.len()).unwrap_or(u32::MAX),
-            restart_required: changes.restart_required,
+            restart_required,
         }
     }
 

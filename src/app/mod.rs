@@ -80,6 +80,8 @@ pub struct Sidecar {
     pub workers: Workers,
     /// Read by the tenants' configs too, which are made out of it.
     config: Arc<ArcSwap<Config>>,
+    /// What listeners, sources and tables were made of: they stay until a restart.
+    started_with: Arc<Config>,
     loaded: Mutex<Now>,
     reload_failure: Mutex<Option<ReloadFailure>>,
     reloading: tokio::sync::Mutex<()>,
@@ -123,6 +125,7 @@ impl Sidecar {
             clock,
             events,
             workers: Workers::default(),
+            started_with: config.load_full(),
             config,
             loaded: Mutex::new(started),
             reload_failure: Mutex::new(None),

@@ -52,6 +52,9 @@ pub struct Cached {
     all_changed: AtomicU64,
     changes: AtomicU64,
     turns: Semaphore,
+    /// Turns that only tenants with an entry may take, so that a flood of made-up
+    /// ids to a slow source cannot keep theirs from being refreshed.
+    kept_turns: Semaphore,
     figures: Figures,
     watching: AtomicBool,
     /// Whom changes are told that were found by asking.
@@ -76,7 +79,8 @@ impl Cached {
                 .build(),
             all_changed: AtomicU64::new(0),
             changes: AtomicU64::new(0),
-            turns: Semaphore::new(config.max_in_flight),
+            turns: Semaphore::new(config.max_in_flight - config.max_in_flight / 4),
+            kept_turns: Semaphore::new(config.max_in_flight / 4),
             figures: Figures::default(),
             watching: AtomicBool::new(false),
             found: OnceLock::new(),
@@ -143,11 +147,19 @@ impl Cached {
         // Before the question: what changes from here on may not be in the answer.
         let stamp = self.changes.load(Ordering::Acquire);
         let before = self.shelf.peek(tenant);
+        let known = before.as_ref().is_some_and(|held| held.value.entry.is_some());
         let revision = before.as_ref().and_then(|held| held.value.revision.clone());
         self.figures.loads.fetch_add(1, Ordering::Relaxed);
         let question = async {
             // The wait for a turn counts: nobody waits longer than the timeout.
-            let _turn = self.turns.acquire().await;
+            let _turn = if known {
+                tokio::select! {
+                    turn = self.turns.acquire() => turn,
+                    turn = self.kept_turns.acquire() => turn,
+                }
+            } else {
+                self.turns.acquire().await
+            };
             self.source.fetch(tenant, revision.as_deref()).await
         };
         let said = match tokio::time::timeout(self.config.timeout, question).await {

@@ -120,6 +120,10 @@ impl Backend {
         self.table.lock().asked.get(tenant).copied().unwrap_or_default()
     }
 
+    pub fn asked_in_all(&self) -> u32 {
+        self.table.lock().asked.values().sum()
+    }
+
     /// The headers of the last question.
     pub fn header(&self, name: &str) -> Option<String> {
         let table = self.table.lock();

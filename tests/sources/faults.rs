@@ -220,3 +220,39 @@ async fn a_flapping_source_never_refuses_a_tenant_that_it_served() {
     }
     running.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_made_up_tenants_keeps_no_known_one_from_being_refreshed() {
+    let backend = Backend::default();
+    for n in 0..200 {
+        backend.set(&format!("flood{n}"), Behaviour::Hang);
+    }
+    backend.set("acme", Behaviour::Entry(entry(1000)));
+    let serving = backend.serve_http().await;
+    let running = start(&format!(
+        "[[sources]]\nkind='http'\nurl='{}'\nttl='1s'\ntimeout='30s'\nmax_in_flight=4",
+        serving.url()
+    ))
+    .await;
+    model(&running, "acme").await.unwrap();
+    let sessions = running.sessions().await;
+    let flood: Vec<_> = (0..200)
+        .map(|n| {
+            let mut sessions = sessions.clone();
+            tokio::spawn(async move {
+                let asked = crate::support::acquire(&format!("f{n}"), &format!("flood{n}"));
+                sessions.acquire_session(asked).await
+            })
+        })
+        .collect();
+    eventually("the source has no turn left", || async { backend.asked_in_all() >= 4 }).await;
+    let before = backend.asked("acme");
+    eventually("acme is refreshed in the flood", || async {
+        let config = try_acquire(&running, "acme").await.unwrap().config.unwrap();
+        assert!(!config.stale);
+        backend.asked("acme") > before
+    })
+    .await;
+    assert!(flood.iter().all(|tried| !tried.is_finished()), "the flood still waits");
+    running.stop().await;
+}

@@ -119,7 +119,7 @@ class Stage:
         self.log.flush()
         return Path(self.log.name).read_text(errors="replace") if Path(self.log.name).exists() else ""
 
-    async def until(self, probe: Any, within: float = 30.0) -> Any:
+    async def until(self, probe: Any, within: float = 60.0) -> Any:
         """Waits until `probe()` is true."""
         end = asyncio.get_running_loop().time() + within
         while not (result := probe()):
