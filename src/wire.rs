@@ -35,3 +35,21 @@ impl std::fmt::Debug for v1::ResolveTenantResponse {
             .finish_non_exhaustive()
     }
 }
+
+/// All methods of the API and of health, as `package.Service/Method`.
+#[must_use]
+pub fn methods() -> Vec<String> {
+    use prost::Message as _;
+    let mut methods = Vec::new();
+    for set in [FILE_DESCRIPTOR_SET, tonic_health::pb::FILE_DESCRIPTOR_SET] {
+        let Ok(set) = prost_types::FileDescriptorSet::decode(set) else { continue };
+        for file in set.file.iter().filter(|file| !file.service.is_empty()) {
+            for service in &file.service {
+                methods.extend(service.method.iter().map(|method| {
+                    format!("{}.{}/{}", file.package(), service.name(), method.name())
+                }));
+            }
+        }
+    }
+    methods
+}

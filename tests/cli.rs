@@ -49,6 +49,8 @@ fn help_is_as_written_down_and_every_command_has_examples() {
         "drain",
         "reload",
         "completions",
+        "log-filter",
+        "logs",
         "config schema",
         "tenants init",
         "tenants import",

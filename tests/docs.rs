@@ -35,6 +35,7 @@ fn every_key_of_the_config_file_is_documented() {
         "agents.a",
         "[sources]",
         "vault",
+        "telemetry",
     ];
     let mut seen = 0;
     for table in tables {

@@ -181,6 +181,15 @@ impl Sidecar {
         self.reload(Some(actor)).await
     }
 
+    /// Changes what the log shows.
+    ///
+    /// # Errors
+    /// `NOT_PERMITTED`, `INVALID_FIELD`.
+    pub fn set_log_filter(&self, caller: &Caller, filter: &str) -> Result<(), Rejection> {
+        permit(caller)?;
+        self.log.set(filter).map_err(|problem| Rejection::field("filter", problem))
+    }
+
     /// Begins to drain; a second call changes nothing. Returns the drain and
     /// the sessions still live.
     pub async fn begin_drain(

@@ -55,8 +55,10 @@ impl EventHub {
 
 impl EventSink for EventHub {
     fn append(&self, events: Vec<Event>) {
+        let trace = super::trace::current();
         let mut log = self.log.lock();
-        for event in events {
+        for mut event in events {
+            event.trace = event.trace.or(trace);
             log.append(event);
         }
         // Under the lock, so that the bell never goes backwards.

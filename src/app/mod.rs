@@ -2,12 +2,14 @@
 
 pub mod admin;
 pub mod events;
+pub mod figures;
 mod notices;
 pub mod ports;
 mod presence;
 pub mod read;
 mod sessions;
 mod tenant_config;
+pub mod trace;
 pub mod workers;
 
 use std::{
@@ -26,7 +28,9 @@ use tokio::sync::watch;
 pub use self::sessions::AcquireCall;
 use self::{
     events::EventHub,
-    ports::{Clock, ConfigSource, Credentials, SessionStore, TenantConfigs},
+    ports::{
+        AcquireMeter, Clock, ConfigSource, Credentials, LogFilter, SessionStore, TenantConfigs,
+    },
     workers::{Link, Workers},
 };
 use crate::{
@@ -73,6 +77,8 @@ pub struct Sidecar {
     source: Arc<dyn ConfigSource>,
     tenant_configs: Arc<dyn TenantConfigs>,
     credentials: Arc<dyn Credentials>,
+    meter: Arc<dyn AcquireMeter>,
+    log: Arc<dyn LogFilter>,
     clock: Arc<dyn Clock>,
     /// The event log.
     pub events: Arc<EventHub>,
@@ -89,6 +95,7 @@ pub struct Sidecar {
     /// Streams close when it turns true.
     ended: watch::Sender<bool>,
     watchers: AtomicU32,
+    gaps: AtomicU64,
     rejections: DashMap<Reason, u64>,
     /// Tenants whose config failed last time, and whether what was known before
     /// is served.
@@ -107,6 +114,8 @@ pub struct Parts {
     pub source: Arc<dyn ConfigSource>,
     pub tenant_configs: Arc<dyn TenantConfigs>,
     pub credentials: Arc<dyn Credentials>,
+    pub meter: Arc<dyn AcquireMeter>,
+    pub log: Arc<dyn LogFilter>,
     pub clock: Arc<dyn Clock>,
     pub events: Arc<EventHub>,
 }
@@ -115,13 +124,16 @@ impl Sidecar {
     /// A sidecar out of its parts.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { config, store, source, tenant_configs, credentials, clock, events } = parts;
+        let Parts { config, store, source, tenant_configs, credentials, meter, log, clock, events } =
+            parts;
         let started = clock.now();
         Self {
             store,
             source,
             tenant_configs,
             credentials,
+            meter,
+            log,
             clock,
             events,
             workers: Workers::default(),
@@ -133,6 +145,7 @@ impl Sidecar {
             drain: watch::Sender::new(None),
             ended: watch::Sender::new(false),
             watchers: AtomicU32::new(0),
+            gaps: AtomicU64::new(0),
             rejections: DashMap::new(),
             config_failing: DashMap::new(),
             warned: DashSet::new(),

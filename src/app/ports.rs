@@ -178,6 +178,21 @@ pub trait SessionStore: Send + Sync {
     async fn totals(&self) -> StoreTotals;
 }
 
+/// Who is told how long acquires took.
+pub trait AcquireMeter: Send + Sync {
+    /// One was decided. `tenant`: none when it was malformed.
+    fn decided(&self, tenant: Option<&TenantId>, known: bool, granted: bool, took: Duration);
+}
+
+/// What the log shows.
+pub trait LogFilter: Send + Sync {
+    /// Changes it from now on.
+    ///
+    /// # Errors
+    /// What would be valid.
+    fn set(&self, filter: &str) -> Result<(), String>;
+}
+
 /// The config file.
 #[async_trait]
 pub trait ConfigSource: Send + Sync {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tracing::Instrument as _;
+
 use super::{
     Caller, Sidecar, permit,
     ports::{EventSink as _, Publish, SharedCaps},
@@ -33,6 +35,11 @@ pub struct AcquireCall {
     pub activate: bool,
 }
 
+/// A step of an acquire, as a span of its own.
+fn child(step: &'static str, tenant: &tenant::TenantId) -> tracing::Span {
+    tracing::info_span!(target: "tenantd::rpc", "step", otel.name = step, tenant = tenant.as_str())
+}
+
 impl Sidecar {
     /// Takes a slot: malformed, not permitted, then the tenant's own order.
     ///
@@ -45,6 +52,22 @@ impl Sidecar {
     ) -> Result<(Grant, ResolvedConfig), Rejection> {
         let now = self.now();
         let granted = self.try_acquire(caller, &call, now).await;
+        let (tenant, reason) = match &granted {
+            Ok((grant, _)) => (Some(&grant.session.tenant), None),
+            Err((refused, _)) => (refused.tenant.as_ref(), Some(refused.reason)),
+        };
+        let known = tenant.is_some_and(|tenant| self.is_configured(tenant));
+        self.meter.decided(tenant, known, reason.is_none(), self.now().mono.since(now.mono));
+        let span = tracing::Span::current();
+        if let Some(tenant) = tenant {
+            span.record("tenant", tenant.as_str());
+        }
+        span.record("reason", reason.map(crate::domain::reject::Reason::name));
+        span.record(
+            "session_id",
+            granted.as_ref().ok().map(|(grant, _)| grant.session.id.as_str()),
+        );
+        span.record("agent_name", (!call.agent_name.is_empty()).then_some(&*call.agent_name));
         if let Err((refused, told)) = &granted {
             *self.rejections.entry(refused.reason).or_default() += 1;
             if !told {
@@ -73,7 +96,7 @@ impl Sidecar {
             self.greet(worker, caller, now).await.map_err(|refused| untold(refused.of(&tenant)))?;
         }
         let super::tenant_config::Resolved { terms, config: resolved } =
-            self.resolve(&tenant, now).await;
+            self.resolve(&tenant, now).instrument(child("resolve", &tenant)).await;
         let caps = SharedCaps {
             agent: request.agent.as_ref().and_then(|agent| config.agents.get(agent).copied()),
             machine: config.limits.max_sessions,
@@ -88,7 +111,11 @@ impl Sidecar {
         let worker = request.worker.clone();
         // Read again: resolving may have taken seconds.
         let now = self.now();
-        let decided = self.store.acquire(&tenant, &terms, request, caps, now).await;
+        let decided = self
+            .store
+            .acquire(&tenant, &terms, request, caps, now)
+            .instrument(child("admit", &tenant))
+            .await;
         let grant = decided.map_err(|refused| {
             // Refused before the tenant's own step, which tells its own.
             let told = !matches!(

@@ -4,6 +4,7 @@ pub mod check;
 pub mod client;
 pub mod demo;
 pub mod healthcheck;
+pub mod logs;
 pub mod operate;
 mod schema;
 pub mod serve;
@@ -47,6 +48,7 @@ enum Command {
     Demo(demo::Args),
     Watch(watch::Args),
     Healthcheck(healthcheck::Args),
+    Logs(logs::Args),
     #[command(flatten)]
     Operate(operate::Command),
     /// Prints completions for a shell
@@ -84,6 +86,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Demo(args) => demo::run(args).await,
         Command::Watch(args) => watch::run(client::address(cli.address)?, args).await,
         Command::Healthcheck(args) => healthcheck::run(client::address(cli.address)?, args).await,
+        Command::Logs(args) => logs::run(&args),
         Command::Operate(command) => operate::run(client::address(cli.address)?, command).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tenantd", &mut std::io::stdout());

@@ -106,6 +106,14 @@ pub enum Command {
         #[arg(long, default_value = "")]
         note: String,
     },
+    /// Changes what the sidecar's log shows, until it ends
+    #[command(
+        after_help = "Examples:\n  tenantd log-filter debug\n  tenantd log-filter info,tenantd::app=trace\n  tenantd log-filter info"
+    )]
+    LogFilter {
+        /// As TENANTD_LOG: a level, or TARGET=LEVEL with commas
+        filter: String,
+    },
     /// Reads the config file again
     #[command(after_help = "Examples:\n  tenantd check tenantd.toml && tenantd reload")]
     Reload {
@@ -246,6 +254,11 @@ pub async fn run(address: Address, command: Command) -> anyhow::Result<()> {
             let answer = admin.drain(asked).await.map_err(said)?.into_inner();
             let left = answer.deadline.as_ref().map(text::span).unwrap_or_default();
             line(&format!("draining: {} live sessions may run for {left:?}", answer.live_sessions))
+        }
+        Command::LogFilter { filter } => {
+            let asked = v1::SetLogFilterRequest { filter };
+            admin.set_log_filter(asked).await.map_err(said)?;
+            line("the log shows it from now on")
         }
         Command::Reload { note } => {
             let asked = v1::ReloadConfigRequest { note };

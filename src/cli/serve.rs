@@ -9,7 +9,7 @@ use crate::{
     address::{Address, default_socket},
     config::{self, Config},
     server::{self, Listeners},
-    telemetry::logs::{self, LogFormat},
+    telemetry::{self, logs::LogFormat},
 };
 
 /// Runs the sidecar until SIGTERM or Ctrl-C.
@@ -34,7 +34,7 @@ pub struct Args {
 /// # Errors
 /// A config or a listener that does not work.
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    logs::install(args.log_format);
+    let exports = telemetry::install(args.log_format)?;
     let config = match &args.config {
         Some(path) => config::load(path).map_err(|wrong| anyhow::anyhow!("{wrong}"))?,
         None => Config::builtin(),
@@ -68,7 +68,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         }
     };
     let say = || banner(&sidecar.config(), socket.as_deref(), tcp);
-    bound.run(on_signals, say).await
+    let ended = bound.run(on_signals, say).await;
+    let _ = tokio::task::spawn_blocking(move || drop(exports)).await;
+    ended
 }
 
 fn listeners(asked: &[Address], config: &Config) -> anyhow::Result<Listeners> {

@@ -128,6 +128,8 @@ pub struct Config {
     pub entries: BTreeMap<TenantId, Arc<Entry>>,
     /// Other sources, asked in this order after the file.
     pub sources: Vec<SourceConfig>,
+    /// Where Prometheus scrapes.
+    pub prometheus: Option<SocketAddr>,
     /// Where `vault:` credentials are.
     pub vault: Option<source::VaultConfig>,
     /// Later loads have higher ones.
@@ -163,6 +165,7 @@ impl Config {
             }),
             entries: BTreeMap::new(),
             sources: Vec::new(),
+            prometheus: None,
             vault: None,
             generation: next_generation(),
             defaults: Arc::new(defaults),
@@ -258,6 +261,7 @@ pub fn diff(old: &Config, new: &Config) -> Changes {
         ("listen.tcp", old.listen.tcp != new.listen.tcp),
         ("sources", old.sources != new.sources),
         ("vault", old.vault != new.vault),
+        ("telemetry.prometheus", old.prometheus != new.prometheus),
         ("limits.max_connections", was.max_connections != is.max_connections),
         ("limits.max_streams", was.max_streams != is.max_streams),
         ("limits.message_bytes", was.message_bytes != is.message_bytes),

@@ -55,6 +55,8 @@ pub struct File {
     pub sources: Vec<Source>,
     /// The secret store of vault: credentials (restart).
     pub vault: Option<Vault>,
+    /// What is measured, and for whom (restart).
+    pub telemetry: Telemetry,
     /// What tenants run on where their entry says nothing.
     pub defaults: Defaults,
     /// Tenants by id: 1-128 characters of [A-Za-z0-9_-].
@@ -123,6 +125,13 @@ pub struct Limits {
 pub struct Drain {
     /// How long live sessions may run after SIGTERM. Default 30s.
     pub timeout: Option<Spanned<Span>>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Telemetry {
+    /// IP and port of the Prometheus endpoint, for example "127.0.0.1:9464".
+    pub prometheus: Option<Spanned<String>>,
 }
 
 /// A place that tenants' entries come from beside this file. Which keys go with

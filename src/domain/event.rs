@@ -69,6 +69,15 @@ impl Subject {
     }
 }
 
+/// The span that something happened in, as W3C Trace Context names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TraceRef {
+    /// The trace.
+    pub trace: u128,
+    /// The span.
+    pub span: u64,
+}
+
 /// One entry of the log, before it gets its place.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
@@ -78,6 +87,8 @@ pub struct Event {
     pub subject: Subject,
     /// By whose hand, where it was one.
     pub actor: Option<Actor>,
+    /// In which span, where its caller is traced.
+    pub trace: Option<TraceRef>,
     /// What.
     pub kind: Kind,
 }
@@ -192,7 +203,7 @@ impl Event {
     /// An event that nobody's hand caused.
     #[must_use]
     pub const fn new(at: Now, subject: Subject, kind: Kind) -> Self {
-        Self { at, subject, actor: None, kind }
+        Self { at, subject, actor: None, trace: None, kind }
     }
 
     /// Names the hand.

@@ -18,6 +18,9 @@ const MAX_CAP: u32 = 1_000_000;
 /// Longest time for which a breaker is opened or a drain may last.
 const MAX_DURATION: Duration = Duration::from_secs(24 * 3600);
 
+/// Longest log filter.
+const MAX_FILTER: usize = 1024;
+
 /// The service.
 pub struct Admin(pub Arc<Sidecar>);
 
@@ -168,5 +171,19 @@ impl AdminService for Admin {
             tenants_changed: reloaded.tenants_changed,
             restart_required: reloaded.restart_required,
         }))
+    }
+
+    async fn set_log_filter(
+        &self,
+        request: Request<v1::SetLogFilterRequest>,
+    ) -> Result<Response<v1::SetLogFilterResponse>, Status> {
+        let caller = caller(&request)?;
+        let filter = request.into_inner().filter;
+        if filter.len() > MAX_FILTER {
+            let problem = format!("must be at most {MAX_FILTER} bytes, got {}", filter.len());
+            return Err(status(Rejection::field("filter", problem)));
+        }
+        self.0.set_log_filter(&caller, &filter).map_err(status)?;
+        Ok(Response::new(v1::SetLogFilterResponse {}))
     }
 }

@@ -293,7 +293,7 @@ pub const fn event_kind(kind: &Kind) -> v1::EventKind {
 }
 
 pub fn event(entry: &Entry) -> v1::Event {
-    let Event { at, subject, actor, kind } = &entry.event;
+    let Event { at, subject, actor, trace, kind } = &entry.event;
     v1::Event {
         sequence: entry.sequence,
         time: Some(time(at.wall)),
@@ -304,6 +304,8 @@ pub fn event(entry: &Entry) -> v1::Event {
         worker: name(subject.worker.as_ref()),
         actor: actor.as_ref().map(|actor| actor.name.clone()).unwrap_or_default(),
         note: actor.as_ref().map(|actor| actor.note.clone()).unwrap_or_default(),
+        trace_id: trace.map(|of| format!("{:032x}", of.trace)).unwrap_or_default(),
+        span_id: trace.map(|of| format!("{:016x}", of.span)).unwrap_or_default(),
         detail: detail(kind),
     }
 }

@@ -157,6 +157,7 @@ impl Watcher {
 
     async fn gap(&mut self, from: u64, to: u64, why: &str) -> Result<(), Gone> {
         let message = why.to_owned();
+        self.sidecar.note_gap();
         self.send(Item::Gap(v1::Gap { from_sequence: from, to_sequence: to, message })).await?;
         self.snapshot().await
     }

@@ -22,7 +22,11 @@ use tonic::transport::Server;
 use tower::util::MapResponseLayer;
 
 use crate::{
-    app::{Parts, Sidecar, events::EventHub, ports::Clock},
+    app::{
+        Parts, Sidecar,
+        events::EventHub,
+        ports::{Clock, LogFilter},
+    },
     config::Config,
     domain::time::{Now, Timestamp},
     grpc::{
@@ -30,9 +34,9 @@ use crate::{
     },
     source::{self, Sources, file::FileSource},
     store::memory::MemoryStore,
-    telemetry,
+    telemetry::{self, export::Exports, labels::TenantLabels},
     wire::{
-        FILE_DESCRIPTOR_SET,
+        self, FILE_DESCRIPTOR_SET,
         v1::{
             admin_service_server::AdminServiceServer, session_service_server::SessionServiceServer,
             watch_service_server::WatchServiceServer,
@@ -51,6 +55,18 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Changes of sources that wait to be brought to their tenants.
 const CHANGES: usize = 4096;
+
+/// Most series of one metric for each tenant: reasons, outcomes with causes.
+const MOST_LABELS: usize = 32;
+
+/// The process's log.
+struct Log;
+
+impl LogFilter for Log {
+    fn set(&self, filter: &str) -> Result<(), String> {
+        telemetry::logs::set_filter(filter)
+    }
+}
 
 /// The machine's clocks.
 struct SystemClock(Instant);
@@ -72,6 +88,9 @@ pub struct Bound {
     unix: Option<(UnixListener, PathBuf)>,
     tcp: Option<TcpListener>,
     config_path: Option<PathBuf>,
+    scrape: Option<(TcpListener, prometheus::Registry)>,
+    labels: Arc<TenantLabels>,
+    exports: Exports,
 }
 
 /// Where to listen, all given.
@@ -108,6 +127,17 @@ pub async fn bind(config: Config, listeners: Listeners) -> anyhow::Result<Bound>
         limits.ended_remembered,
         limits.ended_remembered_for,
     ));
+    let scraped = match config.prometheus {
+        Some(address) => Some(TcpListener::bind(address).await.map_err(|error| {
+            anyhow::anyhow!("telemetry.prometheus: cannot listen on {address}: {error}")
+        })?),
+        None => None,
+    };
+    let labels = Arc::new(TenantLabels::new(limits.metric_tenants));
+    let mut exports = Exports::default();
+    // Before the first instrument: one made earlier would record for nobody.
+    let series = labels.series() * MOST_LABELS;
+    let registry = telemetry::export::metrics(&mut exports, scraped.is_some(), series)?;
     let config = Arc::new(ArcSwap::from_pointee(config));
     let sources = source::build(&config).await?;
     let sidecar = Arc::new(Sidecar::new(Parts {
@@ -116,10 +146,13 @@ pub async fn bind(config: Config, listeners: Listeners) -> anyhow::Result<Bound>
         source: Arc::new(FileSource { path: config_path.clone() }),
         tenant_configs: Arc::<source::chain::Chain>::clone(&sources.chain),
         credentials: Arc::<source::credentials::Resolver>::clone(&sources.credentials),
+        meter: Arc::new(telemetry::AcquireTimes::new(Arc::clone(&labels))),
+        log: Arc::new(Log),
         clock: Arc::new(SystemClock(Instant::now())),
         events,
     }));
-    Ok(Bound { sidecar, sources, unix, tcp, config_path })
+    let scrape = scraped.zip(registry);
+    Ok(Bound { sidecar, sources, unix, tcp, config_path, scrape, labels, exports })
 }
 
 impl Bound {
@@ -139,7 +172,7 @@ impl Bound {
         force: impl Future<Output = ()> + Send,
         ready: impl FnOnce(),
     ) -> anyhow::Result<()> {
-        let Self { sidecar, sources, unix, tcp, config_path } = self;
+        let Self { sidecar, sources, unix, tcp, config_path, scrape, labels, exports } = self;
         let limits = sidecar.config().limits.clone();
         let socket_path = unix.as_ref().map(|(_, path)| path.clone());
         let (connections, incoming) = mpsc::channel(64);
@@ -163,14 +196,21 @@ impl Bound {
         }
         tasks.spawn(accept::bury(Arc::clone(&sidecar), closings));
         tasks.spawn(pass_time(Arc::clone(&sidecar)));
-        tasks.spawn(telemetry::follow(Arc::clone(&sidecar)));
+        let latest = telemetry::latest();
+        tasks.spawn(telemetry::follow(Arc::clone(&sidecar), labels, Arc::clone(&latest)));
+        if let Some((listener, registry)) = scrape {
+            let sidecar = Arc::clone(&sidecar);
+            tasks.spawn(telemetry::scrape::serve(listener, registry, sidecar, latest));
+        }
         if let Some(path) = config_path {
             tasks.spawn(reload::on_change(Arc::clone(&sidecar), path));
         }
         let (health, health_service) = tonic_health::server::health_reporter();
         let max = limits.message_bytes;
         let mut ended = sidecar.on_end();
+        let meter = opentelemetry::global::meter(telemetry::names::SCOPE);
         let serving = router(&limits)
+            .layer(telemetry::rpc::RpcLayer::new(&meter, wire::methods()))
             .layer(MapResponseLayer::new(explain))
             .add_service(health_service)
             .add_service(reflection().build_v1()?)
@@ -206,6 +246,8 @@ impl Bound {
             served?;
         }
         tasks.shutdown().await;
+        // The last figures are sent by threads that may wait for a collector.
+        let _ = tokio::task::spawn_blocking(move || drop(exports)).await;
         Ok(())
     }
 }

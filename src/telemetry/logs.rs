@@ -1,10 +1,26 @@
-//! Log lines: one for each event, with the tenant as a field.
+//! Log lines: one for each event, with the tenant as a field; filtered by
+//! `TENANTD_LOG`, which can be changed while the sidecar runs.
 
-use std::io::IsTerminal as _;
+use std::{collections::HashMap, io::IsTerminal as _, sync::OnceLock, time::Duration};
 
-use tracing_subscriber::EnvFilter;
+use opentelemetry_sdk::trace::SdkTracer;
+use tracing_subscriber::{
+    EnvFilter, Layer as _, Registry, filter::filter_fn, layer::SubscriberExt as _, reload,
+    util::SubscriberInitExt as _,
+};
 
-use crate::domain::event::{Event, Kind};
+use super::rpc;
+use crate::domain::{
+    event::{Event, Kind},
+    tenant::TenantId,
+};
+
+/// Lines of one tenant and kind that are written each minute; the rest are
+/// counted, and the count is written.
+pub const LINES_PER_MINUTE: u32 = 60;
+/// Tenants and kinds that are counted at once; beyond it lines are written.
+const MAX_COUNTED: usize = 10_000;
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -17,34 +33,135 @@ pub enum LogFormat {
     Json,
 }
 
-/// Installs the subscriber: stderr, filtered by `TENANTD_LOG` (default "info").
-pub fn install(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("TENANTD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    // A log file next to the config file: each line would be a change to tell of.
-    // The client of the secret store quotes answers, keys included: never.
-    let filter = ["notify=warn", "rustify=off", "vaultrs=off"]
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+
+/// Never shown, whatever the filter says: a log file next to the config file would
+/// make each line a change to tell of, and the client of the secret store quotes
+/// answers, keys included.
+const ALWAYS: [&str; 3] = ["notify=warn", "rustify=off", "vaultrs=off"];
+
+fn filter(text: &str) -> Result<EnvFilter, String> {
+    let filter = EnvFilter::try_new(text).map_err(|error| {
+        format!("{error}; a filter is a level or TARGET=LEVEL, with commas, for example \"info,tenantd=debug\"")
+    })?;
+    Ok(ALWAYS
         .into_iter()
         .filter_map(|directive| directive.parse().ok())
-        .fold(filter, EnvFilter::add_directive);
+        .fold(filter, EnvFilter::add_directive))
+}
+
+/// Installs the subscriber: lines on stderr, filtered by `TENANTD_LOG` (default
+/// "info"), and spans to `tracer`.
+pub fn install(format: LogFormat, tracer: Option<SdkTracer>) {
+    let wanted = std::env::var("TENANTD_LOG").unwrap_or_default();
+    let wanted = if wanted.is_empty() { "info" } else { &wanted };
+    let (filter, wrong) = match filter(wanted) {
+        Ok(filter) => (filter, None),
+        Err(wrong) => (EnvFilter::new("info"), Some(wrong)),
+    };
+    let (filter, handle) = reload::Layer::new(filter);
     let json = match format {
         LogFormat::Auto => !std::io::stderr().is_terminal(),
         LogFormat::Human => false,
         LogFormat::Json => true,
     };
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // The lines of events name their trace themselves; a span's fields on every
+    // line within it would say the same twice.
+    let lines = if json {
+        lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
+    } else {
+        lines.with_ansi(std::io::stderr().is_terminal()).boxed()
+    };
+    let spans = tracer.map(|tracer| {
+        let ours = filter_fn(|meta| meta.is_span() && meta.target() == rpc::TARGET);
+        tracing_opentelemetry::layer().with_tracer(tracer).with_filter(ours)
+    });
+    let installed =
+        tracing_subscriber::registry().with(lines.with_filter(filter)).with(spans).try_init();
     // A second install (tests in one process) keeps the first.
-    let _ = if json { lines.json().flatten_event(true).try_init() } else { lines.try_init() };
+    if installed.is_ok() {
+        let _ = FILTER.set(handle);
+    }
+    if let Some(wrong) = wrong {
+        tracing::warn!("TENANTD_LOG is not valid, \"info\" is used: {wrong}");
+    }
 }
 
-/// Writes one event's line.
-pub fn log(event: &Event, sequence: u64) {
+/// Changes the filter of the running process.
+///
+/// # Errors
+/// What would be valid.
+pub fn set_filter(text: &str) -> Result<(), String> {
+    let filter = filter(text)?;
+    let handle = FILTER.get().ok_or("this process has no log")?;
+    handle.reload(filter).map_err(|error| error.to_string())
+}
+
+/// Writes lines of events, few of those that say the same again and again.
+#[derive(Default)]
+pub struct EventLines {
+    counts: HashMap<(Option<TenantId>, &'static str), Count>,
+    swept: Duration,
+}
+
+struct Count {
+    since: Duration,
+    lines: u32,
+}
+
+impl EventLines {
+    /// Writes one event's line, unless its tenant had enough of its kind in this
+    /// minute.
+    pub fn write(&mut self, event: &Event, sequence: u64) {
+        let now = event.at.mono.since_origin();
+        self.sweep(now);
+        let what = match &event.kind {
+            Kind::SessionRejected(refused) => refused.reason.name(),
+            kind => kind.name(),
+        };
+        let key = (event.subject.tenant.clone(), what);
+        if self.counts.len() < MAX_COUNTED || self.counts.contains_key(&key) {
+            let count = self.counts.entry(key).or_insert(Count { since: now, lines: 0 });
+            count.lines = count.lines.saturating_add(1);
+            if count.lines > LINES_PER_MINUTE {
+                return;
+            }
+        }
+        log(event, sequence);
+    }
+
+    /// Ends minutes that are over, with how many lines each left out.
+    fn sweep(&mut self, now: Duration) {
+        if now.saturating_sub(self.swept) < Duration::from_secs(1) {
+            return;
+        }
+        self.swept = now;
+        self.counts.retain(|(tenant, what), count| {
+            if now.saturating_sub(count.since) < MINUTE {
+                return true;
+            }
+            let left_out = count.lines.saturating_sub(LINES_PER_MINUTE);
+            if left_out > 0 {
+                let tenant = tenant.as_ref().map_or("", |tenant| tenant.as_str());
+                tracing::warn!(tenant, left_out, "{what}: lines were left out in the last minute");
+            }
+            false
+        });
+    }
+}
+
+fn log(event: &Event, sequence: u64) {
     let tenant = event.subject.tenant.as_ref().map_or("", |t| t.as_str());
     let session_id = event.subject.session.as_ref().map_or("", |s| s.as_str());
     let agent_name = event.subject.agent.as_ref().map_or("", |a| a.as_str());
     let worker = event.subject.worker.as_ref().map_or("", |w| w.as_str());
+    // Absent, not empty, where the caller is not traced.
+    let trace_id = event.trace.map(|of| tracing::field::display(format!("{:032x}", of.trace)));
+    let span_id = event.trace.map(|of| tracing::field::display(format!("{:016x}", of.span)));
     macro_rules! line {
         ($level:ident $(, $field:ident = $value:expr)*) => {
-            tracing::$level!(sequence, tenant, session_id, agent_name, worker, $($field = $value,)* "{}", event.kind.name())
+            tracing::$level!(sequence, tenant, session_id, agent_name, worker, trace_id, span_id, $($field = $value,)* "{}", event.kind.name())
         };
     }
     match &event.kind {

@@ -1,18 +1,15 @@
 //! Metrics, recorded from events. Without an exporter installed the instruments
 //! cost next to nothing.
 
-use std::collections::HashSet;
+use std::sync::Arc;
 
 use opentelemetry::{
     KeyValue,
     metrics::{Counter, Histogram, Meter},
 };
 
-use super::names;
-use crate::domain::{
-    event::{Event, Kind},
-    tenant::TenantId,
-};
+use super::{labels::TenantLabels, names};
+use crate::domain::event::{Event, Kind};
 
 /// Bounds of the duration histograms, in seconds: calls last from seconds to an
 /// hour.
@@ -34,33 +31,13 @@ pub struct Metrics {
     loop_blocked: Histogram<f64>,
     missed: Counter<u64>,
     folded: Counter<u64>,
-    tenants: TenantLabels,
-}
-
-/// Configured tenants by name, so that a flood of made-up ids cannot push one
-/// out; of the others the first few by name and the rest together, so that it
-/// cannot fill a metrics store either.
-struct TenantLabels {
-    unconfigured: HashSet<TenantId>,
-    max: usize,
-}
-
-impl TenantLabels {
-    fn label(&mut self, tenant: &TenantId, configured: bool) -> (KeyValue, bool) {
-        let named = configured || self.unconfigured.contains(tenant) || {
-            let room = self.unconfigured.len() < self.max;
-            room && self.unconfigured.insert(tenant.clone())
-        };
-        let value = if named { tenant.to_string() } else { names::OTHER.to_owned() };
-        (KeyValue::new(names::TENANT, value), !named)
-    }
+    tenants: Arc<TenantLabels>,
 }
 
 impl Metrics {
-    /// Instruments of `meter` that tell at most `max_tenants` tenants apart that
-    /// are not configured.
+    /// Instruments of `meter` that tell the tenants apart that `tenants` does.
     #[must_use]
-    pub fn new(meter: &Meter, max_tenants: usize) -> Self {
+    pub fn new(meter: &Meter, tenants: Arc<TenantLabels>) -> Self {
         let counter = |name, about| meter.u64_counter(name).with_description(about).build();
         let seconds = |name, about, bounds: &[f64]| {
             meter
@@ -86,7 +63,7 @@ impl Metrics {
             ),
             missed: counter(names::EVENTS_MISSED, "Events that these metrics missed"),
             folded: counter(names::TENANTS_FOLDED, "Records told under __other__"),
-            tenants: TenantLabels { unconfigured: HashSet::new(), max: max_tenants },
+            tenants,
         }
     }
 
@@ -160,13 +137,15 @@ mod tests {
         event::Subject,
         reject::{Reason, Rejection},
         session::{EndCause, Outcome},
+        tenant::TenantId,
         time::{Now, Timestamp},
     };
 
     fn told(events: &[(&str, Kind)], max_tenants: usize) -> BTreeMap<String, u64> {
         let exporter = InMemoryMetricExporter::default();
         let provider = SdkMeterProvider::builder().with_periodic_exporter(exporter.clone()).build();
-        let mut metrics = Metrics::new(&provider.meter("t"), max_tenants);
+        let mut metrics =
+            Metrics::new(&provider.meter("t"), Arc::new(TenantLabels::new(max_tenants)));
         let now = Now { mono: Timestamp::new(Duration::ZERO), wall: Duration::ZERO };
         for (tenant, kind) in events {
             let subject = Subject::tenant(&TenantId::parse(tenant).unwrap());

@@ -38,6 +38,60 @@ pub const SOURCE_ENTRIES: &str = "tenantd.source.entries";
 /// 1 while the source tells changes by itself.
 pub const SOURCE_WATCHING: &str = "tenantd.source.watching";
 
+/// How long an acquire took to be decided, in seconds, by result.
+pub const ACQUIRE_DURATION: &str = "tenantd.acquire.duration";
+/// Live sessions.
+pub const SESSIONS_ACTIVE: &str = "tenantd.sessions.active";
+/// Of these, those without a sign of life so far.
+pub const SESSIONS_PENDING: &str = "tenantd.sessions.pending";
+/// Most live sessions; absent where there is no cap.
+pub const SESSIONS_CAP: &str = "tenantd.sessions.cap";
+/// Most live sessions on the machine.
+pub const MACHINE_CAP: &str = "tenantd.machine.cap";
+/// 1 for the state that a breaker is in.
+pub const BREAKER_STATE: &str = "tenantd.breaker.state";
+/// 1 while an operator keeps a tenant suspended.
+pub const TENANT_SUSPENDED: &str = "tenantd.tenant.suspended";
+/// Tenants with state in memory.
+pub const TENANTS: &str = "tenantd.tenants";
+/// Agent processes attached.
+pub const WORKERS: &str = "tenantd.workers";
+/// WatchSessions streams open.
+pub const WATCHERS: &str = "tenantd.watchers";
+/// Gaps told to watchers that were too slow or came back too late.
+pub const WATCH_GAPS: &str = "tenantd.watch.gaps";
+/// Last sequence of the event log.
+pub const EVENTS_HEAD: &str = "tenantd.events.head";
+/// 1 while draining.
+pub const DRAINING: &str = "tenantd.draining";
+/// 1 when the last reload of the config file was refused.
+pub const RELOAD_FAILED: &str = "tenantd.config.reload_failed";
+/// 1, with the version.
+pub const BUILD_INFO: &str = "tenantd.build.info";
+/// How long calls took, in seconds: semantic conventions for RPC.
+pub const RPC_DURATION: &str = "rpc.server.call.duration";
+/// Resident memory: semantic conventions for processes, as those below.
+pub const PROCESS_MEMORY: &str = "process.memory.usage";
+/// CPU time in seconds, by mode.
+pub const PROCESS_CPU: &str = "process.cpu.time";
+/// Open file descriptors.
+pub const PROCESS_FDS: &str = "process.unix.file_descriptor.count";
+/// Threads.
+pub const PROCESS_THREADS: &str = "process.thread.count";
+/// Seconds since the start.
+pub const PROCESS_UPTIME: &str = "process.uptime";
+
+/// CPU mode: "user" or "system".
+pub const CPU_MODE: &str = "cpu.mode";
+/// Version of the sidecar.
+pub const VERSION: &str = "version";
+/// Always "grpc".
+pub const RPC_SYSTEM: &str = "rpc.system.name";
+/// Full name of the method.
+pub const RPC_METHOD: &str = "rpc.method";
+/// Name of the gRPC status code.
+pub const RPC_STATUS: &str = "rpc.response.status_code";
+
 /// The tenant, as on log fields and spans.
 pub const TENANT: &str = "tenant";
 /// Reject reason.

@@ -10,6 +10,7 @@ mod secrets;
 mod signals;
 mod stock;
 mod support;
+mod telemetry;
 #[path = "../sources/vault_server.rs"]
 #[allow(dead_code, reason = "shared with the tests of sources")]
 mod vault_server;

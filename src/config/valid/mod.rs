@@ -107,6 +107,7 @@ pub fn config(
         }),
         entries,
         sources,
+        prometheus: file.telemetry.prometheus.and_then(|at| check.scraped(&at)),
         vault,
         generation: super::next_generation(),
         defaults: Arc::new(defaults),
@@ -365,6 +366,15 @@ impl Check<'_> {
             credentials,
             params,
         }
+    }
+
+    fn scraped(&mut self, at: &Spanned<String>) -> Option<SocketAddr> {
+        let parsed = at.get_ref().parse().ok();
+        if parsed.is_none() {
+            let example = "must be an IP address and a port, for example \"127.0.0.1:9464\"";
+            self.wrong(at.span(), example);
+        }
+        parsed
     }
 
     fn listen(&mut self, raw: raw::Listen) -> Listen {

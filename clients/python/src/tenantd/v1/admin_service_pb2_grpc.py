@@ -76,6 +76,11 @@ class AdminServiceStub(object):
                 request_serializer=tenantd_dot_v1_dot_admin__service__pb2.ReloadConfigRequest.SerializeToString,
                 response_deserializer=tenantd_dot_v1_dot_admin__service__pb2.ReloadConfigResponse.FromString,
                 _registered_method=True)
+        self.SetLogFilter = channel.unary_unary(
+                '/tenantd.v1.AdminService/SetLogFilter',
+                request_serializer=tenantd_dot_v1_dot_admin__service__pb2.SetLogFilterRequest.SerializeToString,
+                response_deserializer=tenantd_dot_v1_dot_admin__service__pb2.SetLogFilterResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -143,6 +148,13 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetLogFilter(self, request, context):
+        """Changes what the sidecar's log shows, until it ends.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -185,6 +197,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ReloadConfig,
                     request_deserializer=tenantd_dot_v1_dot_admin__service__pb2.ReloadConfigRequest.FromString,
                     response_serializer=tenantd_dot_v1_dot_admin__service__pb2.ReloadConfigResponse.SerializeToString,
+            ),
+            'SetLogFilter': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetLogFilter,
+                    request_deserializer=tenantd_dot_v1_dot_admin__service__pb2.SetLogFilterRequest.FromString,
+                    response_serializer=tenantd_dot_v1_dot_admin__service__pb2.SetLogFilterResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -405,6 +422,33 @@ class AdminService(object):
             '/tenantd.v1.AdminService/ReloadConfig',
             tenantd_dot_v1_dot_admin__service__pb2.ReloadConfigRequest.SerializeToString,
             tenantd_dot_v1_dot_admin__service__pb2.ReloadConfigResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetLogFilter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenantd.v1.AdminService/SetLogFilter',
+            tenantd_dot_v1_dot_admin__service__pb2.SetLogFilterRequest.SerializeToString,
+            tenantd_dot_v1_dot_admin__service__pb2.SetLogFilterResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -58,6 +58,8 @@ class AdminServiceStub:
     """Reads the config file again, as SIGHUP does. RELOAD_FAILED keeps the
     running config and says what is wrong.
     """
+    SetLogFilter: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.SetLogFilterRequest, _admin_service_pb2.SetLogFilterResponse]
+    """Changes what the sidecar's log shows, until it ends."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -89,6 +91,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Reads the config file again, as SIGHUP does. RELOAD_FAILED keeps the
     running config and says what is wrong.
     """
+    SetLogFilter: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.SetLogFilterRequest, _admin_service_pb2.SetLogFilterResponse]  # type: ignore[assignment]
+    """Changes what the sidecar's log shows, until it ends."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """AdminService changes the running sidecar. Every call is an event with the
@@ -165,5 +169,13 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         """Reads the config file again, as SIGHUP does. RELOAD_FAILED keeps the
         running config and says what is wrong.
         """
+
+    @_abc_1.abstractmethod
+    def SetLogFilter(
+        self,
+        request: _admin_service_pb2.SetLogFilterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.SetLogFilterResponse, _abc.Awaitable[_admin_service_pb2.SetLogFilterResponse]]:
+        """Changes what the sidecar's log shows, until it ends."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

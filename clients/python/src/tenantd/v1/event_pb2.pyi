@@ -191,6 +191,8 @@ class Event(_message.Message):
     WORKER_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
+    SPAN_ID_FIELD_NUMBER: _builtins.int
     SESSION_ACQUIRED_FIELD_NUMBER: _builtins.int
     FAILURE_REPORTED_FIELD_NUMBER: _builtins.int
     SESSION_ENDED_FIELD_NUMBER: _builtins.int
@@ -222,6 +224,12 @@ class Event(_message.Message):
     """The operator, on changes made by one: identity from the connection."""
     note: _builtins.str
     """The operator's words, on changes made by one."""
+    trace_id: _builtins.str
+    """W3C trace id of the call that caused it, 32 hexadecimal digits; empty when
+    the caller is not traced.
+    """
+    span_id: _builtins.str
+    """W3C id of the span, 16 hexadecimal digits."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it happened (wall clock)."""
@@ -290,6 +298,8 @@ class Event(_message.Message):
         worker: _builtins.str = ...,
         actor: _builtins.str = ...,
         note: _builtins.str = ...,
+        trace_id: _builtins.str = ...,
+        span_id: _builtins.str = ...,
         session_acquired: Global___SessionAcquired | None = ...,
         failure_reported: _session_pb2.Failure | None = ...,
         session_ended: Global___SessionEnded | None = ...,
@@ -306,7 +316,7 @@ class Event(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["agent_event", b"agent_event", "breaker_changed", b"breaker_changed", "cap_changed", b"cap_changed", "config_changed", b"config_changed", "config_failed", b"config_failed", "detail", b"detail", "failure_reported", b"failure_reported", "session_acquired", b"session_acquired", "session_ended", b"session_ended", "session_rejected", b"session_rejected", "sidecar_draining", b"sidecar_draining", "sidecar_reloaded", b"sidecar_reloaded", "time", b"time", "worker_lost", b"worker_lost", "worker_slow", b"worker_slow"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "agent_event", b"agent_event", "agent_name", b"agent_name", "breaker_changed", b"breaker_changed", "cap_changed", b"cap_changed", "config_changed", b"config_changed", "config_failed", b"config_failed", "detail", b"detail", "failure_reported", b"failure_reported", "kind", b"kind", "note", b"note", "sequence", b"sequence", "session_acquired", b"session_acquired", "session_ended", b"session_ended", "session_id", b"session_id", "session_rejected", b"session_rejected", "sidecar_draining", b"sidecar_draining", "sidecar_reloaded", b"sidecar_reloaded", "tenant", b"tenant", "time", b"time", "worker", b"worker", "worker_lost", b"worker_lost", "worker_slow", b"worker_slow"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "agent_event", b"agent_event", "agent_name", b"agent_name", "breaker_changed", b"breaker_changed", "cap_changed", b"cap_changed", "config_changed", b"config_changed", "config_failed", b"config_failed", "detail", b"detail", "failure_reported", b"failure_reported", "kind", b"kind", "note", b"note", "sequence", b"sequence", "session_acquired", b"session_acquired", "session_ended", b"session_ended", "session_id", b"session_id", "session_rejected", b"session_rejected", "sidecar_draining", b"sidecar_draining", "sidecar_reloaded", b"sidecar_reloaded", "span_id", b"span_id", "tenant", b"tenant", "time", b"time", "trace_id", b"trace_id", "worker", b"worker", "worker_lost", b"worker_lost", "worker_slow", b"worker_slow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_detail: _TypeAlias = _typing.Literal["session_acquired", "failure_reported", "session_ended", "session_rejected", "breaker_changed", "config_changed", "config_failed", "cap_changed", "agent_event", "worker_lost", "worker_slow", "sidecar_draining", "sidecar_reloaded"]  # noqa: Y015
     _WhichOneofArgType_detail: _TypeAlias = _typing.Literal["detail", b"detail"]  # noqa: Y015

@@ -1,0 +1,77 @@
+//! Figures of the whole, for gauges.
+
+use super::{Sidecar, ports::EventSink as _};
+use crate::domain::{breaker, tenant::TenantId};
+
+/// One tenant's.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "telemetry::names documents each")]
+pub struct TenantFigures {
+    pub tenant: TenantId,
+    pub known: bool,
+    pub live: u32,
+    pub pending: u32,
+    pub cap: Option<u32>,
+    /// "closed", "open", "half_open" or "off".
+    pub breaker: &'static str,
+    pub suspended: bool,
+}
+
+/// All.
+#[derive(Debug, Clone, Default)]
+#[allow(missing_docs, reason = "telemetry::names documents each")]
+pub struct Figures {
+    pub tenants: Vec<TenantFigures>,
+    pub machine_cap: u32,
+    pub workers: u64,
+    pub watchers: u32,
+    pub gaps: u64,
+    pub head: u64,
+    pub draining: bool,
+    pub reload_failed: bool,
+    pub uptime: std::time::Duration,
+}
+
+impl Sidecar {
+    /// The figures of now.
+    pub async fn figures(&self) -> Figures {
+        use std::sync::atomic::Ordering;
+        let now = self.now();
+        let mut tenants = Vec::new();
+        for tenant in self.store.tenants().await {
+            let Some(snapshot) = self.store.snapshot(&tenant, now).await else { continue };
+            let view = snapshot.view;
+            let breaker = match view.breaker.state {
+                _ if !view.breaker.enabled => "off",
+                breaker::State::Closed => "closed",
+                breaker::State::Open { .. } => "open",
+                breaker::State::HalfOpen { .. } => "half_open",
+            };
+            tenants.push(TenantFigures {
+                known: self.is_configured(&tenant),
+                tenant,
+                live: view.live,
+                pending: view.pending,
+                cap: view.cap,
+                breaker,
+                suspended: view.suspension.is_some(),
+            });
+        }
+        Figures {
+            tenants,
+            machine_cap: self.config().limits.max_sessions,
+            workers: self.workers.count() as u64,
+            watchers: self.watchers.load(Ordering::Acquire),
+            gaps: self.gaps.load(Ordering::Relaxed),
+            head: self.events.head(),
+            draining: self.draining().is_some(),
+            reload_failed: self.reload_failure.lock().is_some(),
+            uptime: now.mono.since(self.started.mono),
+        }
+    }
+
+    /// A watcher was told of a gap.
+    pub fn note_gap(&self) {
+        self.gaps.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,177 @@
+//! Gauges: what is true now, read when it is collected.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
+
+use arc_swap::ArcSwap;
+use opentelemetry::{
+    KeyValue,
+    metrics::{AsyncInstrument, Meter},
+};
+
+use super::{labels::TenantLabels, names};
+use crate::app::figures::{Figures, TenantFigures};
+
+/// Figures that the callbacks read: made beforehand, since they may not wait.
+pub type Latest = Arc<ArcSwap<Figures>>;
+
+/// The states of a breaker, each a series: exactly one of them is 1.
+const STATES: [&str; 3] = ["closed", "open", "half_open"];
+
+struct Gauges<'a> {
+    meter: &'a Meter,
+    latest: Latest,
+    tenants: Arc<TenantLabels>,
+}
+
+/// Registers all of them.
+pub fn observe(meter: &Meter, latest: &Latest, tenants: &Arc<TenantLabels>) {
+    let gauges = Gauges { meter, latest: Arc::clone(latest), tenants: Arc::clone(tenants) };
+    gauges.by_tenant(names::SESSIONS_ACTIVE, "Live sessions", |of| vec![(None, of.live.into())]);
+    gauges.by_tenant(names::SESSIONS_PENDING, "Live sessions without a sign of life", |of| {
+        vec![(None, of.pending.into())]
+    });
+    gauges.by_tenant(names::SESSIONS_CAP, "Most live sessions", |of| {
+        of.cap.map(|cap| (None, cap.into())).into_iter().collect()
+    });
+    gauges.by_tenant(names::BREAKER_STATE, "1 for the state of the breaker", |of| {
+        STATES.iter().map(|state| (Some(*state), u64::from(*state == of.breaker))).collect()
+    });
+    gauges.by_tenant(names::TENANT_SUSPENDED, "1 while suspended", |of| {
+        vec![(None, of.suspended.into())]
+    });
+    gauges
+        .whole(names::MACHINE_CAP, "Most live sessions on the machine", |of| of.machine_cap.into());
+    gauges.whole(names::TENANTS, "Tenants with state", |of| of.tenants.len() as u64);
+    gauges.whole(names::WORKERS, "Agent processes attached", |of| of.workers);
+    gauges.whole(names::WATCHERS, "Watch streams open", |of| of.watchers.into());
+    gauges.whole(names::EVENTS_HEAD, "Last sequence of the event log", |of| of.head);
+    gauges.whole(names::DRAINING, "1 while draining", |of| of.draining.into());
+    gauges.whole(names::RELOAD_FAILED, "1 when the last reload was refused", |of| {
+        of.reload_failed.into()
+    });
+    let latest = Arc::clone(&gauges.latest);
+    meter
+        .u64_observable_counter(names::WATCH_GAPS)
+        .with_description("Gaps told to watchers")
+        .with_callback(move |to| to.observe(latest.load().gaps, &[]))
+        .build();
+    meter
+        .u64_observable_gauge(names::BUILD_INFO)
+        .with_description("1, with the version")
+        .with_callback(|to| {
+            to.observe(1, &[KeyValue::new(names::VERSION, env!("CARGO_PKG_VERSION"))]);
+        })
+        .build();
+    process(meter, &gauges.latest);
+}
+
+impl Gauges<'_> {
+    fn whole(
+        &self,
+        name: &'static str,
+        about: &'static str,
+        read: impl Fn(&Figures) -> u64 + Send + Sync + 'static,
+    ) {
+        let latest = Arc::clone(&self.latest);
+        self.meter
+            .u64_observable_gauge(name)
+            .with_description(about)
+            .with_callback(move |to| to.observe(read(&latest.load()), &[]))
+            .build();
+    }
+
+    /// One point for each tenant told apart; the others' are added up.
+    fn by_tenant(
+        &self,
+        name: &'static str,
+        about: &'static str,
+        read: impl Fn(&TenantFigures) -> Vec<(Option<&'static str>, u64)> + Send + Sync + 'static,
+    ) {
+        let (latest, tenants) = (Arc::clone(&self.latest), Arc::clone(&self.tenants));
+        let observe = move |to: &dyn AsyncInstrument<u64>| {
+            let mut others = BTreeMap::<Option<&str>, u64>::new();
+            let point = |label: KeyValue, state: Option<&'static str>, value: u64| {
+                let state = state.map(|state| KeyValue::new(names::STATE, state));
+                let labels: Vec<_> = std::iter::once(label).chain(state).collect();
+                to.observe(value, &labels);
+            };
+            for of in &latest.load().tenants {
+                let (label, folded) = tenants.label(&of.tenant, of.known);
+                for (state, value) in read(of) {
+                    if folded {
+                        *others.entry(state).or_default() += value;
+                    } else {
+                        point(label.clone(), state, value);
+                    }
+                }
+            }
+            // The caps of several are no cap.
+            if name != names::SESSIONS_CAP {
+                for (state, value) in others {
+                    point(KeyValue::new(names::TENANT, names::OTHER), state, value);
+                }
+            }
+        };
+        self.meter
+            .u64_observable_gauge(name)
+            .with_description(about)
+            .with_callback(observe)
+            .build();
+    }
+}
+
+/// Figures of the process, from /proc.
+fn process(meter: &Meter, latest: &Latest) {
+    let latest = Arc::clone(latest);
+    meter
+        .f64_observable_gauge(names::PROCESS_UPTIME)
+        .with_unit("s")
+        .with_callback(move |to| to.observe(latest.load().uptime.as_secs_f64(), &[]))
+        .build();
+    meter
+        .u64_observable_gauge(names::PROCESS_MEMORY)
+        .with_unit("By")
+        .with_callback(|to| {
+            if let Some(pages) = procfs::process::Process::myself().and_then(|me| me.statm()).ok() {
+                to.observe(pages.resident * page_size(), &[]);
+            }
+        })
+        .build();
+    meter
+        .f64_observable_counter(names::PROCESS_CPU)
+        .with_unit("s")
+        .with_callback(|to| {
+            let Ok(stat) = procfs::process::Process::myself().and_then(|me| me.stat()) else {
+                return;
+            };
+            let ticks = procfs::ticks_per_second() as f64;
+            for (mode, spent) in [("user", stat.utime), ("system", stat.stime)] {
+                to.observe(spent as f64 / ticks, &[KeyValue::new(names::CPU_MODE, mode)]);
+            }
+        })
+        .build();
+    meter
+        .u64_observable_gauge(names::PROCESS_FDS)
+        .with_callback(|to| {
+            if let Ok(count) = procfs::process::Process::myself().and_then(|me| me.fd_count()) {
+                to.observe(count as u64, &[]);
+            }
+        })
+        .build();
+    meter
+        .u64_observable_gauge(names::PROCESS_THREADS)
+        .with_callback(|to| {
+            if let Ok(stat) = procfs::process::Process::myself().and_then(|me| me.stat()) {
+                to.observe(u64::try_from(stat.num_threads).unwrap_or(0), &[]);
+            }
+        })
+        .build();
+}
+
+fn page_size() -> u64 {
+    static SIZE: OnceLock<u64> = OnceLock::new();
+    *SIZE.get_or_init(procfs::page_size)
+}

@@ -1,0 +1,185 @@
+//! One server span and one duration per call, by the semantic conventions for RPC.
+
+use std::{
+    collections::HashSet,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use opentelemetry::{
+    KeyValue,
+    metrics::{Histogram, Meter},
+    propagation::{Extractor, TextMapPropagator as _},
+    trace::TraceContextExt as _,
+};
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use tower::{Layer, Service};
+use tracing::{Instrument as _, field::Empty};
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+
+use super::names;
+use crate::{app::trace, domain::event::TraceRef};
+
+/// Target of all spans: the exporter's filter passes no other, so that neither
+/// HTTP/2's own spans nor those of the export itself are exported.
+pub const TARGET: &str = "tenantd::rpc";
+/// Bounds of call durations, in seconds.
+const DURATIONS: [f64; 12] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0];
+/// gRPC's status codes by number.
+const CODES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
+struct Headers<'a>(&'a http::HeaderMap);
+
+impl Extractor for Headers<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).and_then(|value| value.to_str().ok())
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(http::HeaderName::as_str).collect()
+    }
+}
+
+struct Shared {
+    /// Those that the API has: a path is anybody's text.
+    methods: HashSet<String>,
+    duration: Histogram<f64>,
+    propagator: TraceContextPropagator,
+}
+
+/// The layer.
+#[derive(Clone)]
+pub struct RpcLayer(Arc<Shared>);
+
+impl RpcLayer {
+    /// Tells the given methods (`package.Service/Method`) apart.
+    #[must_use]
+    pub fn new(meter: &Meter, methods: impl IntoIterator<Item = String>) -> Self {
+        Self(Arc::new(Shared {
+            methods: methods.into_iter().collect(),
+            duration: meter
+                .f64_histogram(names::RPC_DURATION)
+                .with_unit("s")
+                .with_description("How long calls took; of streams, until they were open")
+                .with_boundaries(DURATIONS.to_vec())
+                .build(),
+            propagator: TraceContextPropagator::new(),
+        }))
+    }
+}
+
+impl<S> Layer<S> for RpcLayer {
+    type Service = Traced<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Traced { inner, shared: Arc::clone(&self.0) }
+    }
+}
+
+/// A service whose calls are traced.
+#[derive(Clone)]
+pub struct Traced<S> {
+    inner: S,
+    shared: Arc<Shared>,
+}
+
+impl<S, A, B> Service<http::Request<A>> for Traced<S>
+where
+    S: Service<http::Request<A>, Response = http::Response<B>> + Send,
+    S::Future: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<A>) -> Self::Future {
+        let began = Instant::now();
+        let shared = Arc::clone(&self.shared);
+        let path = request.uri().path().trim_start_matches('/');
+        let method = shared.methods.get(path).map_or("_OTHER", String::as_str).to_owned();
+        let parent = shared.propagator.extract(&Headers(request.headers()));
+        let span = tracing::info_span!(
+            target: TARGET,
+            "rpc",
+            otel.name = method,
+            otel.kind = "server",
+            otel.status_code = Empty,
+            rpc.system.name = "grpc",
+            rpc.method = method,
+            rpc.response.status_code = Empty,
+            error.type = Empty,
+            tenant = Empty,
+            session_id = Empty,
+            agent_name = Empty,
+            reason = Empty,
+        );
+        let _ = span.set_parent(parent.clone());
+        let own = span.context().span().span_context().clone();
+        let caller = parent.span().span_context().clone();
+        let trace = [own, caller].into_iter().find(|of| of.is_valid()).map(|of| TraceRef {
+            trace: u128::from_be_bytes(of.trace_id().to_bytes()),
+            span: u64::from_be_bytes(of.span_id().to_bytes()),
+        });
+        let call = self.inner.call(request).instrument(span.clone());
+        Box::pin(trace::scoped(trace, async move {
+            let answer = call.await;
+            let code = answer.as_ref().map_or("UNKNOWN", |answer| code_of(answer.headers()));
+            span.record("rpc.response.status_code", code);
+            // What the caller did wrong is no error of the server.
+            let failed = matches!(
+                code,
+                "UNKNOWN"
+                    | "DEADLINE_EXCEEDED"
+                    | "UNIMPLEMENTED"
+                    | "INTERNAL"
+                    | "UNAVAILABLE"
+                    | "DATA_LOSS"
+            );
+            if failed {
+                span.record("otel.status_code", "ERROR");
+                span.record("error.type", code);
+            }
+            let labels = [
+                KeyValue::new(names::RPC_SYSTEM, "grpc"),
+                KeyValue::new(names::RPC_METHOD, method),
+                KeyValue::new(names::RPC_STATUS, code),
+            ];
+            shared.duration.record(began.elapsed().as_secs_f64(), &labels);
+            answer
+        }))
+    }
+}
+
+/// The status of an answer that ended with its headers; any other began well.
+fn code_of(headers: &http::HeaderMap) -> &'static str {
+    let number = headers.get("grpc-status").and_then(|value| value.to_str().ok());
+    number
+        .map_or(Some(0), |number| number.parse::<usize>().ok())
+        .and_then(|number| CODES.get(number).copied())
+        .unwrap_or("UNKNOWN")
+}
