@@ -135,7 +135,7 @@ fn process(meter: &Meter, latest: &Latest) {
         .u64_observable_gauge(names::PROCESS_MEMORY)
         .with_unit("By")
         .with_callback(|to| {
-            if let Some(pages) = procfs::process::Process::myself().and_then(|me| me.statm()).ok() {
+            if let Ok(pages) = procfs::process::Process::myself().and_then(|me| me.statm()) {
                 to.observe(pages.resident * page_size(), &[]);
             }
         })
