@@ -29,7 +29,8 @@ pub use self::sessions::AcquireCall;
 use self::{
     events::EventHub,
     ports::{
-        AcquireMeter, Clock, ConfigSource, Credentials, LogFilter, SessionStore, TenantConfigs,
+        AcquireMeter, Clock, ConfigSource, Credentials, LogFilter, Process, SessionStore,
+        TenantConfigs,
     },
     workers::{Link, Workers},
 };
@@ -80,6 +81,7 @@ pub struct Sidecar {
     meter: Arc<dyn AcquireMeter>,
     log: Arc<dyn LogFilter>,
     clock: Arc<dyn Clock>,
+    process: Arc<dyn Process>,
     /// The event log.
     pub events: Arc<EventHub>,
     /// The agent processes.
@@ -117,6 +119,7 @@ pub struct Parts {
     pub meter: Arc<dyn AcquireMeter>,
     pub log: Arc<dyn LogFilter>,
     pub clock: Arc<dyn Clock>,
+    pub process: Arc<dyn Process>,
     pub events: Arc<EventHub>,
 }
 
@@ -124,8 +127,18 @@ impl Sidecar {
     /// A sidecar out of its parts.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { config, store, source, tenant_configs, credentials, meter, log, clock, events } =
-            parts;
+        let Parts {
+            config,
+            store,
+            source,
+            tenant_configs,
+            credentials,
+            meter,
+            log,
+            clock,
+            process,
+            events,
+        } = parts;
         let started = clock.now();
         Self {
             store,
@@ -135,6 +148,7 @@ impl Sidecar {
             meter,
             log,
             clock,
+            process,
             events,
             workers: Workers::default(),
             started_with: config.load_full(),

@@ -24,6 +24,12 @@ pub trait Clock: Send + Sync {
     fn now(&self) -> Now;
 }
 
+/// The sidecar's own process.
+pub trait Process: Send + Sync {
+    /// Resident memory in bytes; none where that cannot be read.
+    fn resident_bytes(&self) -> Option<u64>;
+}
+
 /// Where events go.
 pub trait EventSink: Send + Sync {
     /// Appends in order. Called under the lock of the tenant that the events

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{
     Caller, Sidecar, permit,
     ports::EventSink as _,
-    workers::{Link, Notice},
+    workers::{Blocked, Link, Notice},
 };
 use crate::domain::{
     event::{Event, Kind, Subject},
@@ -107,6 +107,9 @@ impl Sidecar {
         {
             subject = Subject { worker: Some(worker.clone()), ..Subject::session(&session) };
         }
-        self.events.append(vec![Event::new(self.now(), subject, Kind::WorkerSlow { blocked })]);
+        let now = self.now();
+        let known = subject.session.clone();
+        self.workers.note_blocked(worker, Blocked { lasted: blocked, at: now, session: known });
+        self.events.append(vec![Event::new(now, subject, Kind::WorkerSlow { blocked })]);
     }
 }

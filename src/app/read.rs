@@ -6,14 +6,17 @@ use std::{
 };
 
 use super::{
-    Drain, ReloadFailure, Sidecar, permit,
+    Drain, ReloadFailure, Sidecar,
+    events::Latest,
+    permit,
     ports::{Origin, SourceAnswer, SourceStatus, StoreTotals},
+    workers::Health,
 };
 use crate::domain::{
     admission::{TenantState, View},
     provider::TenantConfig,
     reject::{Reason, Rejection},
-    session::Session,
+    session::{Session, WorkerId},
     tenant::TenantId,
     time::Now,
 };
@@ -40,14 +43,18 @@ pub struct Report {
     pub by_tenant: BTreeMap<String, u32>,
     pub by_agent: BTreeMap<String, u32>,
     pub rejections: BTreeMap<&'static str, u64>,
-    pub workers: u32,
-    pub worker_memory: BTreeMap<String, u64>,
+    /// How each worker is, and its live sessions.
+    pub workers: BTreeMap<WorkerId, (Health, u32)>,
     pub watchers: u32,
     pub loaded: Now,
     pub reload_failure: Option<ReloadFailure>,
     pub drain: Option<Drain>,
     pub head: u64,
     pub sources: Vec<SourceStatus>,
+    /// Each with a state; only where they were asked for.
+    pub tenants: Vec<TenantReport>,
+    pub resident_bytes: Option<u64>,
+    pub latest: Latest,
 }
 
 /// A watcher's place among the most watchers; given back when dropped.
@@ -77,7 +84,11 @@ impl Sidecar {
     ///
     /// # Errors
     /// `NOT_PERMITTED`.
-    pub async fn report_all(&self, caller: &super::Caller) -> Result<Report, Rejection> {
+    pub async fn report_all(
+        &self,
+        caller: &super::Caller,
+        details: bool,
+    ) -> Result<Report, Rejection> {
         use super::ports::EventSink as _;
         permit(caller)?;
         let now = self.now();
@@ -89,16 +100,23 @@ impl Sidecar {
             by_tenant: BTreeMap::new(),
             by_agent: BTreeMap::new(),
             rejections: self.rejections.iter().map(|e| (e.key().name(), *e.value())).collect(),
-            workers: u32::try_from(self.workers.count()).unwrap_or(u32::MAX),
-            worker_memory: self.workers.memory(),
+            workers: self
+                .workers
+                .health()
+                .into_iter()
+                .map(|(w, health)| (w, (health, 0)))
+                .collect(),
             watchers: self.watchers.load(Ordering::Acquire),
             loaded: *self.loaded.lock(),
             reload_failure: self.reload_failure.lock().clone(),
             drain: self.draining(),
             head: self.events.head(),
             sources: self.tenant_configs.status(),
+            tenants: Vec::new(),
+            resident_bytes: self.process.resident_bytes(),
+            latest: self.events.latest(),
         };
-        for tenant in self.store.tenants().await {
+        for tenant in self.tenants_in_memory().await {
             let Some(snapshot) = self.store.snapshot(&tenant, now).await else { continue };
             report.pending += snapshot.view.pending;
             if snapshot.view.live > 0 {
@@ -107,6 +125,16 @@ impl Sidecar {
             for session in snapshot.sessions {
                 let agent = session.agent.map(|agent| agent.to_string()).unwrap_or_default();
                 *report.by_agent.entry(agent).or_default() += 1;
+                if let Some((_, live)) =
+                    session.worker.and_then(|worker| report.workers.get_mut(&worker))
+                {
+                    *live += 1;
+                }
+            }
+            if details {
+                let config = self.known_config(&tenant);
+                let (view, version) = (snapshot.view, snapshot.version);
+                report.tenants.push(TenantReport { view, config, version });
             }
         }
         // The parts are read one by one; the whole must not contradict them.

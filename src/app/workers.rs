@@ -3,7 +3,10 @@
 //! A worker is there while it has a KeepAlive stream open; one that never
 //! opened one, while a connection is open over which it called by name.
 
-use std::collections::{BTreeMap, HashMap, HashSet, hash_map::Entry};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, hash_map::Entry},
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -12,6 +15,7 @@ use crate::domain::{
     reject::{Reason, Rejection},
     session::{EndCause, SessionId, WorkerId},
     tenant::TenantId,
+    time::Now,
 };
 
 /// Notices that wait for a slow worker. Over it the stream is closed, so that
@@ -26,10 +30,30 @@ pub type Link = u64;
 #[allow(missing_docs, reason = "session_service.proto documents each field")]
 pub enum Notice {
     Revoked { session: SessionId, tenant: TenantId, cause: EndCause, note: String },
-    Draining { deadline: std::time::Duration },
+    Draining { deadline: Duration },
     ConfigChanged { tenant: TenantId, version: String, sessions: Vec<SessionId> },
     Suspended { tenant: TenantId, sessions: Vec<SessionId>, note: String },
     Resumed { tenant: TenantId, sessions: Vec<SessionId>, note: String },
+}
+
+/// An event loop that stood still.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blocked {
+    /// For how long.
+    pub lasted: Duration,
+    /// When it was told.
+    pub at: Now,
+    /// The session to blame, where that is known.
+    pub session: Option<SessionId>,
+}
+
+/// What a worker says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Resident memory; 0: never said.
+    pub memory_bytes: u64,
+    /// The last time that its event loop was blocked.
+    pub blocked: Option<Blocked>,
 }
 
 #[derive(Default)]
@@ -37,7 +61,7 @@ struct Worker {
     streams: HashMap<Link, mpsc::Sender<Notice>>,
     connections: HashSet<Link>,
     had_stream: bool,
-    memory_bytes: u64,
+    health: Health,
 }
 
 impl Worker {
@@ -147,16 +171,22 @@ impl Workers {
     /// Notes the resident memory that a worker reports, in bytes.
     pub fn note_memory(&self, worker: &WorkerId, bytes: u64) {
         if let Some(there) = self.0.lock().workers.get_mut(worker) {
-            there.memory_bytes = bytes;
+            there.health.memory_bytes = bytes;
         }
     }
 
-    /// Those that reported their memory, with the bytes.
+    /// Notes that a worker's event loop was blocked.
+    pub fn note_blocked(&self, worker: &WorkerId, blocked: Blocked) {
+        if let Some(there) = self.0.lock().workers.get_mut(worker) {
+            there.health.blocked = Some(blocked);
+        }
+    }
+
+    /// How each of them is.
     #[must_use]
-    pub fn memory(&self) -> BTreeMap<String, u64> {
+    pub fn health(&self) -> BTreeMap<WorkerId, Health> {
         let table = self.0.lock();
-        let said = table.workers.iter().filter(|(_, there)| there.memory_bytes > 0);
-        said.map(|(worker, there)| (worker.to_string(), there.memory_bytes)).collect()
+        table.workers.iter().map(|(worker, there)| (worker.clone(), there.health.clone())).collect()
     }
 
     /// Tells one worker. A stream that does not keep up is closed.

@@ -138,7 +138,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
                 if args.human {
                     writeln!(out, "{}", human(&object))?;
                 } else {
-                    writeln!(out, "{}", Value::Object(object))?;
+                    writeln!(out, "{}", text::json_line(&Value::Object(object)))?;
                 }
                 if args.follow {
                     out.flush()?;

@@ -8,6 +8,7 @@ pub mod logs;
 pub mod operate;
 mod schema;
 pub mod serve;
+pub mod snapshot;
 pub mod tenants;
 pub mod text;
 pub mod watch;

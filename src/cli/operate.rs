@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use serde_json::{Value, json};
 
-use super::{client, tenants, text};
+use super::{client, snapshot, tenants, text};
 use crate::{
     address::Address,
     wire::v1::{
@@ -12,6 +12,10 @@ use crate::{
         watch_service_client::WatchServiceClient,
     },
 };
+
+/// What a table of tenants shows.
+pub const TENANT_COLUMNS: [&str; 7] =
+    ["tenant", "live_sessions", "cap", "breaker", "suspended", "known", "total_rejections"];
 
 /// The commands.
 #[derive(Debug, clap::Subcommand)]
@@ -167,8 +171,9 @@ pub async fn run(address: Address, command: Command) -> anyhow::Result<()> {
     let wire = |of: std::time::Duration| prost_types::Duration::try_from(of).unwrap_or_default();
     match command {
         Command::Snapshot(output) => {
-            let snapshot = watch.get_snapshot(v1::GetSnapshotRequest {}).await.map_err(said)?;
-            show(&snapshot_json(snapshot.get_ref()), output.json)
+            let asked = v1::GetSnapshotRequest { details: true };
+            let snapshot = watch.get_snapshot(asked).await.map_err(said)?.into_inner();
+            snapshot::show(&snapshot, output.json)
         }
         Command::Sessions { tenant, agent, output } => {
             let mut asked = v1::ListSessionsRequest {
@@ -206,16 +211,7 @@ pub async fn run(address: Address, command: Command) -> anyhow::Result<()> {
                 }
                 asked.page_token = page.next_page_token;
             }
-            let columns = [
-                "tenant",
-                "live_sessions",
-                "cap",
-                "breaker",
-                "suspended",
-                "known",
-                "total_rejections",
-            ];
-            list(&all, &columns, output.json)
+            list(&all, &TENANT_COLUMNS, output.json)
         }
         Command::Suspend(OnTenant { tenant, note }) => {
             let asked = v1::SuspendTenantRequest { tenant, note };
@@ -265,7 +261,7 @@ pub async fn run(address: Address, command: Command) -> anyhow::Result<()> {
             let answer = admin.reload_config(asked).await.map_err(said)?.into_inner();
             line(&format!("reloaded: {} tenants changed", answer.tenants_changed))?;
             for setting in answer.restart_required {
-                line(&format!("  {setting} holds after a restart"))?;
+                line(&format!("  {} holds after a restart", text::escape(&setting)))?;
             }
             Ok(())
         }
@@ -295,7 +291,7 @@ fn explained(answer: &v1::GetTenantResponse, json: bool) -> anyhow::Result<()> {
     if json {
         let tenant = answer.tenant.as_ref().map(tenant_json);
         let whole = json!({ "tenant": tenant, "origins": origins, "answers": answers });
-        return line(&whole.to_string());
+        return line(&text::json_line(&whole));
     }
     list(&origins, &["key", "value", "source"], false)?;
     if !answers.is_empty() {
@@ -314,9 +310,9 @@ pub fn line(text: &str) -> anyhow::Result<()> {
 }
 
 /// One object: JSON, or a line for each key.
-fn show(object: &Value, json: bool) -> anyhow::Result<()> {
+pub fn show(object: &Value, json: bool) -> anyhow::Result<()> {
     if json {
-        return line(&object.to_string());
+        return line(&text::json_line(object));
     }
     for (key, value) in object.as_object().into_iter().flatten() {
         line(&format!("{key:<24} {}", cell(value)))?;
@@ -327,7 +323,7 @@ fn show(object: &Value, json: bool) -> anyhow::Result<()> {
 /// Many objects: a JSON object a line, or a table.
 pub fn list(objects: &[Value], columns: &[&str], json: bool) -> anyhow::Result<()> {
     if json {
-        return objects.iter().try_for_each(|object| line(&object.to_string()));
+        return objects.iter().try_for_each(|object| line(&text::json_line(object)));
     }
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::NOTHING);
@@ -381,44 +377,5 @@ pub fn tenant_json(tenant: &v1::Tenant) -> Value {
         "total_sessions_started": tenant.total_sessions_started,
         "total_session_failures": tenant.total_session_failures,
         "total_rejections": tenant.total_rejections,
-    })
-}
-
-fn snapshot_json(of: &v1::GetSnapshotResponse) -> Value {
-    let cursor = of.cursor.clone().unwrap_or_default();
-    let config = of.config.clone().unwrap_or_default();
-    json!({
-        "version": of.version,
-        "cursor": format!("{}:{}", cursor.epoch, cursor.sequence),
-        "start_time": of.start_time.as_ref().map(|at| text::time(Some(at))),
-        "uptime_seconds": of.uptime.as_ref().map(|up| text::span(up).as_secs_f64()),
-        "draining": of.draining,
-        "active_sessions": of.active_sessions,
-        "pending_sessions": of.pending_sessions,
-        "machine_cap": of.machine_cap,
-        "sessions_by_tenant": of.sessions_by_tenant,
-        "sessions_by_agent": of.sessions_by_agent,
-        "total_sessions_started": of.total_sessions_started,
-        "total_session_failures": of.total_session_failures,
-        "total_rejections": of.total_rejections,
-        "workers": of.workers,
-        "memory_bytes_by_worker": of.memory_bytes_by_worker,
-        "watchers": of.watchers,
-        "tenants_in_memory": of.tenants_in_memory,
-        "config_path": config.path,
-        "config_tenants": config.tenants,
-        "config_load_time": config.load_time.as_ref().map(|at| text::time(Some(at))),
-        "config_last_error": config.last_error,
-        "sources": of.sources.iter().map(|of| json!({
-            "name": of.name,
-            "kind": of.kind,
-            "entries": of.entries,
-            "loads": of.loads,
-            "failures": of.failures,
-            "hits": of.hits,
-            "stale_hits": of.stale_hits,
-            "last_error": of.last_error,
-            "watching": of.watching,
-        })).collect::<Vec<_>>(),
     })
 }

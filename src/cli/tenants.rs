@@ -6,7 +6,7 @@ use std::{io::Write as _, path::PathBuf, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use serde_json::{Map, Value, json};
 
-use super::operate::line;
+use super::{operate::line, text};
 use crate::{
     config::{
         self, Config,
@@ -254,7 +254,7 @@ fn export(all: Vec<(String, Value)>, as_json: bool, with_keys: bool) -> anyhow::
         writeln!(out, "tenantd: {left_out} keys were left out; --with-keys prints them")?;
     }
     if as_json {
-        return line(&Value::Object(tenants).to_string());
+        return line(&text::json_line(&Value::Object(tenants)));
     }
     let text = toml::to_string(&json!({ "tenants": tenants }))
         .map_err(|_| anyhow::anyhow!("an entry has a value that TOML cannot hold"))?;

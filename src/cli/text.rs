@@ -26,6 +26,37 @@ pub fn value(text: &str) -> String {
     format!("\"{}\"", text.escape_debug().to_string().replace("\\'", "'"))
 }
 
+/// `value` as JSON on one line: the same data, with everything invisible or
+/// active written as `\uXXXX`, so that it can be shown on a terminal.
+#[must_use]
+pub fn json_line(value: &serde_json::Value) -> String {
+    let plain = value.to_string();
+    if plain.is_ascii() && !plain.contains('\u{7f}') {
+        // ASCII controls are escaped already.
+        return plain;
+    }
+    let mut safe = String::with_capacity(plain.len());
+    let mut units = [0; 2];
+    for c in plain.chars() {
+        // Outside of strings JSON is printable ASCII, so what is replaced is
+        // within one.
+        if (c.is_ascii() && c != '\u{7f}') || is_inert(c) {
+            safe.push(c);
+        } else {
+            for unit in c.encode_utf16(&mut units) {
+                safe.push_str(&format!("\\u{unit:04x}"));
+            }
+        }
+    }
+    safe
+}
+
+/// The same rule as [`escape`]'s, for a character beyond ASCII.
+fn is_inert(c: char) -> bool {
+    // Within a text, since a combining mark is only at its beginning escaped.
+    String::from_iter(['a', c]).escape_debug().count() == 2
+}
+
 /// A duration in the form that `--for` and `--timeout` take, to the
 /// millisecond.
 #[must_use]
@@ -110,6 +141,19 @@ mod tests {
                 assert!(shown.chars().all(|c| c.is_ascii() && !c.is_ascii_control()), "{shown:?}");
             }
         }
+    }
+
+    #[test]
+    fn json_is_inert_on_a_terminal_and_still_the_same_data() {
+        let hostile = "\u{1b}[2J\u{9b}31m\u{7f}\u{202e}\n\u{2028}\u{e0041} \\\"'\u{feff}";
+        let value = serde_json::json!({ hostile: [hostile, "Grüße, 東京, नमस्ते", 7] });
+        let line = json_line(&value);
+        let inert = |c: char| {
+            !c.is_control() && !matches!(c, '\u{202e}' | '\u{2028}' | '\u{e0041}' | '\u{feff}')
+        };
+        assert!(line.chars().all(inert), "{line:?}");
+        assert!(line.contains("Grüße, 東京, नमस्ते"), "{line}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&line).unwrap(), value);
     }
 
     #[test]

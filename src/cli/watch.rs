@@ -129,7 +129,7 @@ fn tell(item: &Item, json: bool, cursor: &mut Option<v1::Cursor>) -> anyhow::Res
     };
     let mut out = std::io::stdout().lock();
     if json {
-        writeln!(out, "{}", Value::Object(object))?;
+        writeln!(out, "{}", text::json_line(&Value::Object(object)))?;
     } else {
         writeln!(out, "{}", human(&object))?;
     }

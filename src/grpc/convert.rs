@@ -9,6 +9,7 @@ use crate::{
     app::{
         ports::{Origin, SourceAnswer, SourceStatus},
         read::TenantReport,
+        workers::Health,
     },
     domain::{
         breaker,
@@ -16,7 +17,7 @@ use crate::{
         event_log::Entry,
         provider::ResolvedConfig,
         reject::{Disposition, Reason, Rejection},
-        session::{EndCause, Failure, Outcome, Session, State},
+        session::{EndCause, Failure, Outcome, Session, State, WorkerId},
         time::Now,
     },
     wire::v1,
@@ -103,7 +104,7 @@ pub fn session(session: &Session, now: Now) -> v1::Session {
     }
 }
 
-fn name<T: ToString>(of: Option<&T>) -> String {
+pub fn name<T: ToString>(of: Option<&T>) -> String {
     of.map(ToString::to_string).unwrap_or_default()
 }
 
@@ -231,6 +232,18 @@ pub fn tenant(report: &TenantReport) -> v1::Tenant {
         total_sessions_started: view.totals.started,
         total_session_failures: view.totals.failures,
         total_rejections: view.totals.rejections,
+    }
+}
+
+pub fn worker((worker, (health, live)): (&WorkerId, &(Health, u32))) -> v1::Worker {
+    let blocked = health.blocked.as_ref();
+    v1::Worker {
+        worker: worker.to_string(),
+        live_sessions: *live,
+        memory_bytes: health.memory_bytes,
+        loop_blocked: blocked.map(|blocked| duration(blocked.lasted)),
+        loop_blocked_time: blocked.map(|blocked| time(blocked.at.wall)),
+        loop_blocked_session_id: name(blocked.and_then(|blocked| blocked.session.as_ref())),
     }
 }
 

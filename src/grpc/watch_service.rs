@@ -57,7 +57,14 @@ impl WatchService for Watches {
         request: Request<v1::GetSnapshotRequest>,
     ) -> Result<Response<v1::GetSnapshotResponse>, Status> {
         let caller = caller(&request)?;
-        let report = self.0.report_all(&caller).await.map_err(status)?;
+        let details = request.get_ref().details;
+        let report = self.0.report_all(&caller, details).await.map_err(status)?;
+        let memory = report.workers.iter().filter(|(_, (health, _))| health.memory_bytes > 0);
+        let memory = memory.map(|(worker, (health, _))| (worker.to_string(), health.memory_bytes));
+        let drained = report
+            .drain
+            .map(|drain| drain.deadline.saturating_sub(report.now.mono.since(drain.since.mono)));
+        let last = report.latest.failure.as_ref();
         let config = self.0.config();
         let failure = report.reload_failure.as_ref();
         Ok(Response::new(v1::GetSnapshotResponse {
@@ -81,8 +88,8 @@ impl WatchService for Watches {
                 .into_iter()
                 .map(|(reason, count)| (reason.to_owned(), count))
                 .collect(),
-            workers: report.workers,
-            memory_bytes_by_worker: report.worker_memory.into_iter().collect(),
+            workers: u32::try_from(report.workers.len()).unwrap_or(u32::MAX),
+            memory_bytes_by_worker: memory.collect(),
             watchers: report.watchers,
             tenants_in_memory: report.totals.tenants,
             config: Some(v1::ConfigStatus {
@@ -92,6 +99,22 @@ impl WatchService for Watches {
                 last_error: failure.map(|failure| failure.error.clone()).unwrap_or_default(),
                 last_error_time: failure.map(|failure| convert::time(failure.at.wall)),
             }),
+            tenants: report.tenants.iter().map(convert::tenant).collect(),
+            attached_workers: if details {
+                report.workers.iter().map(convert::worker).collect()
+            } else {
+                Vec::new()
+            },
+            resident_bytes: report.resident_bytes.unwrap_or_default(),
+            last_error: last.map(|last| last.error.clone()).unwrap_or_default(),
+            last_error_time: last.map(|last| convert::time(last.at.wall)),
+            last_error_tenant: last
+                .and_then(|last| last.tenant.as_ref())
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+            last_routed_agent: convert::name(report.latest.agent.as_ref()),
+            drain_remaining: drained.map(convert::duration),
+            time: Some(convert::time(report.now.wall)),
             sources: report.sources.into_iter().map(convert::source_status).collect(),
         }))
     }

@@ -25,7 +25,7 @@ use crate::{
     app::{
         Parts, Sidecar,
         events::EventHub,
-        ports::{Clock, LogFilter},
+        ports::{Clock, LogFilter, Process},
     },
     config::Config,
     domain::time::{Now, Timestamp},
@@ -77,6 +77,15 @@ impl Clock for SystemClock {
             mono: Timestamp::new(self.0.elapsed()),
             wall: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
         }
+    }
+}
+
+/// This process.
+struct ThisProcess;
+
+impl Process for ThisProcess {
+    fn resident_bytes(&self) -> Option<u64> {
+        telemetry::gauges::resident_bytes()
     }
 }
 
@@ -149,6 +158,7 @@ pub async fn bind(config: Config, listeners: Listeners) -> anyhow::Result<Bound>
         meter: Arc::new(telemetry::AcquireTimes::new(Arc::clone(&labels))),
         log: Arc::new(Log),
         clock: Arc::new(SystemClock(Instant::now())),
+        process: Arc::new(ThisProcess),
         events,
     }));
     let scrape = scraped.zip(registry);

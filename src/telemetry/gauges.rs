@@ -135,8 +135,8 @@ fn process(meter: &Meter, latest: &Latest) {
         .u64_observable_gauge(names::PROCESS_MEMORY)
         .with_unit("By")
         .with_callback(|to| {
-            if let Ok(pages) = procfs::process::Process::myself().and_then(|me| me.statm()) {
-                to.observe(pages.resident * page_size(), &[]);
+            if let Some(bytes) = resident_bytes() {
+                to.observe(bytes, &[]);
             }
         })
         .build();
@@ -169,6 +169,13 @@ fn process(meter: &Meter, latest: &Latest) {
             }
         })
         .build();
+}
+
+/// Resident memory of this process; none where there is no /proc.
+#[must_use]
+pub fn resident_bytes() -> Option<u64> {
+    let pages = procfs::process::Process::myself().and_then(|me| me.statm()).ok()?;
+    Some(pages.resident * page_size())
 }
 
 fn page_size() -> u64 {

@@ -8,6 +8,7 @@ mod listeners;
 mod memory;
 mod secrets;
 mod signals;
+mod snapshot;
 mod stock;
 mod support;
 mod telemetry;

@@ -120,7 +120,8 @@ async fn what_a_worker_reports_shows_bounded_and_tagged() {
     let mut watches = running.watches().await;
     let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
     loop {
-        let snapshot = watches.get_snapshot(v1::GetSnapshotRequest {}).await.unwrap().into_inner();
+        let snapshot =
+            watches.get_snapshot(v1::GetSnapshotRequest::default()).await.unwrap().into_inner();
         if snapshot.memory_bytes_by_worker.get("w") == Some(&12_345) {
             break;
         }

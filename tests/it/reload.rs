@@ -44,14 +44,16 @@ async fn a_bad_edit_keeps_the_running_config_says_why_and_shows_no_key() {
         "{refused}"
     );
     let mut watches = running.watches().await;
-    let snapshot = watches.get_snapshot(v1::GetSnapshotRequest {}).await.unwrap().into_inner();
+    let snapshot =
+        watches.get_snapshot(v1::GetSnapshotRequest::default()).await.unwrap().into_inner();
     let error = snapshot.config.unwrap().last_error;
     assert!(error.contains("tenants.acme.providers.llm") && !error.contains(KEY), "{error}");
     let asked = v1::GetTenantRequest { tenant: "acme".to_owned(), explain: false };
     assert_eq!(watches.get_tenant(asked).await.unwrap().into_inner().tenant.unwrap().cap, Some(1));
     write(&running.config, &with(5, KEY));
     admin.reload_config(v1::ReloadConfigRequest::default()).await.unwrap();
-    let snapshot = watches.get_snapshot(v1::GetSnapshotRequest {}).await.unwrap().into_inner();
+    let snapshot =
+        watches.get_snapshot(v1::GetSnapshotRequest::default()).await.unwrap().into_inner();
     assert_eq!(snapshot.config.unwrap().last_error, "", "a good file clears the error");
     running.stop().await;
 }

@@ -94,7 +94,13 @@ pub async fn all_events(running: &Running) -> String {
 }
 
 pub async fn snapshot(running: &Running) -> v1::GetSnapshotResponse {
-    running.watches().await.get_snapshot(v1::GetSnapshotRequest {}).await.unwrap().into_inner()
+    running
+        .watches()
+        .await
+        .get_snapshot(v1::GetSnapshotRequest::default())
+        .await
+        .unwrap()
+        .into_inner()
 }
 
 /// A worker process with its stream.

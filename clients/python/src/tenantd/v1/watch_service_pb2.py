@@ -27,9 +27,10 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tenantd.v1 import event_pb2 as tenantd_dot_v1_dot_event__pb2
 from tenantd.v1 import session_pb2 as tenantd_dot_v1_dot_session__pb2
 from tenantd.v1 import tenant_pb2 as tenantd_dot_v1_dot_tenant__pb2
+from tenantd.v1 import worker_pb2 as tenantd_dot_v1_dot_worker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etenantd/v1/watch_service.proto\x12\ntenantd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16tenantd/v1/event.proto\x1a\x18tenantd/v1/session.proto\x1a\x17tenantd/v1/tenant.proto\"\x86\x01\n\x14WatchSessionsRequest\x12\x0f\n\x07tenants\x18\x01 \x03(\t\x12\x13\n\x0b\x61gent_names\x18\x02 \x03(\t\x12$\n\x05kinds\x18\x03 \x03(\x0e\x32\x15.tenantd.v1.EventKind\x12\"\n\x06\x63ursor\x18\x04 \x01(\x0b\x32\x12.tenantd.v1.Cursor\"\x8e\x02\n\x15WatchSessionsResponse\x12$\n\x06tenant\x18\x01 \x01(\x0b\x32\x12.tenantd.v1.TenantH\x00\x12&\n\x07session\x18\x02 \x01(\x0b\x32\x13.tenantd.v1.SessionH\x00\x12/\n\x0csnapshot_end\x18\x03 \x01(\x0b\x32\x17.tenantd.v1.SnapshotEndH\x00\x12\"\n\x05\x65vent\x18\x04 \x01(\x0b\x32\x11.tenantd.v1.EventH\x00\x12\x1e\n\x03gap\x18\x05 \x01(\x0b\x32\x0f.tenantd.v1.GapH\x00\x12*\n\theartbeat\x18\x06 \x01(\x0b\x32\x15.tenantd.v1.HeartbeatH\x00\x42\x06\n\x04item\"1\n\x0bSnapshotEnd\x12\"\n\x06\x63ursor\x18\x01 \x01(\x0b\x32\x12.tenantd.v1.Cursor\"B\n\x03Gap\x12\x15\n\rfrom_sequence\x18\x01 \x01(\x04\x12\x13\n\x0bto_sequence\x18\x02 \x01(\x04\x12\x0f\n\x07message\x18\x03 \x01(\t\"/\n\tHeartbeat\x12\"\n\x06\x63ursor\x18\x01 \x01(\x0b\x32\x12.tenantd.v1.Cursor\"\x14\n\x12GetSnapshotRequest\"\x85\x08\n\x13GetSnapshotResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\"\n\x06\x63ursor\x18\x02 \x01(\x0b\x32\x12.tenantd.v1.Cursor\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x06uptime\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x64raining\x18\x05 \x01(\x08\x12\x17\n\x0f\x61\x63tive_sessions\x18\x06 \x01(\r\x12\x18\n\x10pending_sessions\x18\x07 \x01(\r\x12\x13\n\x0bmachine_cap\x18\x08 \x01(\r\x12Q\n\x12sessions_by_tenant\x18\t \x03(\x0b\x32\x35.tenantd.v1.GetSnapshotResponse.SessionsByTenantEntry\x12O\n\x11sessions_by_agent\x18\n \x03(\x0b\x32\x34.tenantd.v1.GetSnapshotResponse.SessionsByAgentEntry\x12\x1e\n\x16total_sessions_started\x18\x0b \x01(\x04\x12\x1e\n\x16total_session_failures\x18\x0c \x01(\x04\x12N\n\x10total_rejections\x18\r \x03(\x0b\x32\x34.tenantd.v1.GetSnapshotResponse.TotalRejectionsEntry\x12\x0f\n\x07workers\x18\x0e \x01(\r\x12\x10\n\x08watchers\x18\x0f \x01(\r\x12\x19\n\x11tenants_in_memory\x18\x10 \x01(\r\x12(\n\x06\x63onfig\x18\x11 \x01(\x0b\x32\x18.tenantd.v1.ConfigStatus\x12X\n\x16memory_bytes_by_worker\x18\x12 \x03(\x0b\x32\x38.tenantd.v1.GetSnapshotResponse.MemoryBytesByWorkerEntry\x12)\n\x07sources\x18\x13 \x03(\x0b\x32\x18.tenantd.v1.SourceStatus\x1a\x37\n\x15SessionsByTenantEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\x1a\x36\n\x14SessionsByAgentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\x1a\x36\n\x14TotalRejectionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a:\n\x18MemoryBytesByWorkerEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\xa4\x01\n\x0cSourceStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07\x65ntries\x18\x03 \x01(\x04\x12\r\n\x05loads\x18\x04 \x01(\x04\x12\x10\n\x08\x66\x61ilures\x18\x05 \x01(\x04\x12\x0c\n\x04hits\x18\x06 \x01(\x04\x12\x12\n\nstale_hits\x18\x07 \x01(\x04\x12\x12\n\nlast_error\x18\x08 \x01(\t\x12\x10\n\x08watching\x18\t \x01(\x08\"\xa5\x01\n\x0c\x43onfigStatus\x12\x0c\n\x04path\x18\x01 \x01(\t\x12-\n\tload_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07tenants\x18\x03 \x01(\r\x12\x12\n\nlast_error\x18\x04 \x01(\t\x12\x33\n\x0flast_error_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"`\n\x13ListSessionsRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x12\n\nagent_name\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"V\n\x14ListSessionsResponse\x12%\n\x08sessions\x18\x01 \x03(\x0b\x32\x13.tenantd.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\";\n\x12ListTenantsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"S\n\x13ListTenantsResponse\x12#\n\x07tenants\x18\x01 \x03(\x0b\x32\x12.tenantd.v1.Tenant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"3\n\x10GetTenantRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0f\n\x07\x65xplain\x18\x02 \x01(\x08\"\x8d\x01\n\x11GetTenantResponse\x12\"\n\x06tenant\x18\x01 \x01(\x0b\x32\x12.tenantd.v1.Tenant\x12)\n\x07origins\x18\x02 \x03(\x0b\x32\x18.tenantd.v1.ConfigOrigin\x12)\n\x07\x61nswers\x18\x03 \x03(\x0b\x32\x18.tenantd.v1.SourceAnswer\":\n\x0c\x43onfigOrigin\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\"s\n\x0cSourceAnswer\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\r\n\x05stale\x18\x03 \x01(\x08\x12&\n\x03\x61ge\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x65rror\x18\x05 \x01(\t2\xa3\x03\n\x0cWatchService\x12V\n\rWatchSessions\x12 .tenantd.v1.WatchSessionsRequest\x1a!.tenantd.v1.WatchSessionsResponse0\x01\x12N\n\x0bGetSnapshot\x12\x1e.tenantd.v1.GetSnapshotRequest\x1a\x1f.tenantd.v1.GetSnapshotResponse\x12Q\n\x0cListSessions\x12\x1f.tenantd.v1.ListSessionsRequest\x1a .tenantd.v1.ListSessionsResponse\x12N\n\x0bListTenants\x12\x1e.tenantd.v1.ListTenantsRequest\x1a\x1f.tenantd.v1.ListTenantsResponse\x12H\n\tGetTenant\x12\x1c.tenantd.v1.GetTenantRequest\x1a\x1d.tenantd.v1.GetTenantResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etenantd/v1/watch_service.proto\x12\ntenantd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16tenantd/v1/event.proto\x1a\x18tenantd/v1/session.proto\x1a\x17tenantd/v1/tenant.proto\x1a\x17tenantd/v1/worker.proto\"\x86\x01\n\x14WatchSessionsRequest\x12\x0f\n\x07tenants\x18\x01 \x03(\t\x12\x13\n\x0b\x61gent_names\x18\x02 \x03(\t\x12$\n\x05kinds\x18\x03 \x03(\x0e\x32\x15.tenantd.v1.EventKind\x12\"\n\x06\x63ursor\x18\x04 \x01(\x0b\x32\x12.tenantd.v1.Cursor\"\x8e\x02\n\x15WatchSessionsResponse\x12$\n\x06tenant\x18\x01 \x01(\x0b\x32\x12.tenantd.v1.TenantH\x00\x12&\n\x07session\x18\x02 \x01(\x0b\x32\x13.tenantd.v1.SessionH\x00\x12/\n\x0csnapshot_end\x18\x03 \x01(\x0b\x32\x17.tenantd.v1.SnapshotEndH\x00\x12\"\n\x05\x65vent\x18\x04 \x01(\x0b\x32\x11.tenantd.v1.EventH\x00\x12\x1e\n\x03gap\x18\x05 \x01(\x0b\x32\x0f.tenantd.v1.GapH\x00\x12*\n\theartbeat\x18\x06 \x01(\x0b\x32\x15.tenantd.v1.HeartbeatH\x00\x42\x06\n\x04item\"1\n\x0bSnapshotEnd\x12\"\n\x06\x63ursor\x18\x01 \x01(\x0b\x32\x12.tenantd.v1.Cursor\"B\n\x03Gap\x12\x15\n\rfrom_sequence\x18\x01 \x01(\x04\x12\x13\n\x0bto_sequence\x18\x02 \x01(\x04\x12\x0f\n\x07message\x18\x03 \x01(\t\"/\n\tHeartbeat\x12\"\n\x06\x63ursor\x18\x01 \x01(\x0b\x32\x12.tenantd.v1.Cursor\"%\n\x12GetSnapshotRequest\x12\x0f\n\x07\x64\x65tails\x18\x01 \x01(\x08\"\xcd\n\n\x13GetSnapshotResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\"\n\x06\x63ursor\x18\x02 \x01(\x0b\x32\x12.tenantd.v1.Cursor\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x06uptime\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x64raining\x18\x05 \x01(\x08\x12\x17\n\x0f\x61\x63tive_sessions\x18\x06 \x01(\r\x12\x18\n\x10pending_sessions\x18\x07 \x01(\r\x12\x13\n\x0bmachine_cap\x18\x08 \x01(\r\x12Q\n\x12sessions_by_tenant\x18\t \x03(\x0b\x32\x35.tenantd.v1.GetSnapshotResponse.SessionsByTenantEntry\x12O\n\x11sessions_by_agent\x18\n \x03(\x0b\x32\x34.tenantd.v1.GetSnapshotResponse.SessionsByAgentEntry\x12\x1e\n\x16total_sessions_started\x18\x0b \x01(\x04\x12\x1e\n\x16total_session_failures\x18\x0c \x01(\x04\x12N\n\x10total_rejections\x18\r \x03(\x0b\x32\x34.tenantd.v1.GetSnapshotResponse.TotalRejectionsEntry\x12\x0f\n\x07workers\x18\x0e \x01(\r\x12\x10\n\x08watchers\x18\x0f \x01(\r\x12\x19\n\x11tenants_in_memory\x18\x10 \x01(\r\x12(\n\x06\x63onfig\x18\x11 \x01(\x0b\x32\x18.tenantd.v1.ConfigStatus\x12X\n\x16memory_bytes_by_worker\x18\x12 \x03(\x0b\x32\x38.tenantd.v1.GetSnapshotResponse.MemoryBytesByWorkerEntry\x12)\n\x07sources\x18\x13 \x03(\x0b\x32\x18.tenantd.v1.SourceStatus\x12#\n\x07tenants\x18\x14 \x03(\x0b\x32\x12.tenantd.v1.Tenant\x12,\n\x10\x61ttached_workers\x18\x15 \x03(\x0b\x32\x12.tenantd.v1.Worker\x12\x16\n\x0eresident_bytes\x18\x16 \x01(\x04\x12\x12\n\nlast_error\x18\x17 \x01(\t\x12\x33\n\x0flast_error_time\x18\x18 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11last_error_tenant\x18\x19 \x01(\t\x12\x19\n\x11last_routed_agent\x18\x1a \x01(\t\x12\x32\n\x0f\x64rain_remaining\x18\x1b \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x04time\x18\x1c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a\x37\n\x15SessionsByTenantEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\x1a\x36\n\x14SessionsByAgentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\x1a\x36\n\x14TotalRejectionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a:\n\x18MemoryBytesByWorkerEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\xa4\x01\n\x0cSourceStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07\x65ntries\x18\x03 \x01(\x04\x12\r\n\x05loads\x18\x04 \x01(\x04\x12\x10\n\x08\x66\x61ilures\x18\x05 \x01(\x04\x12\x0c\n\x04hits\x18\x06 \x01(\x04\x12\x12\n\nstale_hits\x18\x07 \x01(\x04\x12\x12\n\nlast_error\x18\x08 \x01(\t\x12\x10\n\x08watching\x18\t \x01(\x08\"\xa5\x01\n\x0c\x43onfigStatus\x12\x0c\n\x04path\x18\x01 \x01(\t\x12-\n\tload_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07tenants\x18\x03 \x01(\r\x12\x12\n\nlast_error\x18\x04 \x01(\t\x12\x33\n\x0flast_error_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"`\n\x13ListSessionsRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x12\n\nagent_name\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"V\n\x14ListSessionsResponse\x12%\n\x08sessions\x18\x01 \x03(\x0b\x32\x13.tenantd.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\";\n\x12ListTenantsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"S\n\x13ListTenantsResponse\x12#\n\x07tenants\x18\x01 \x03(\x0b\x32\x12.tenantd.v1.Tenant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"3\n\x10GetTenantRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0f\n\x07\x65xplain\x18\x02 \x01(\x08\"\x8d\x01\n\x11GetTenantResponse\x12\"\n\x06tenant\x18\x01 \x01(\x0b\x32\x12.tenantd.v1.Tenant\x12)\n\x07origins\x18\x02 \x03(\x0b\x32\x18.tenantd.v1.ConfigOrigin\x12)\n\x07\x61nswers\x18\x03 \x03(\x0b\x32\x18.tenantd.v1.SourceAnswer\":\n\x0c\x43onfigOrigin\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\"s\n\x0cSourceAnswer\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\r\n\x05stale\x18\x03 \x01(\x08\x12&\n\x03\x61ge\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x65rror\x18\x05 \x01(\t2\xa3\x03\n\x0cWatchService\x12V\n\rWatchSessions\x12 .tenantd.v1.WatchSessionsRequest\x1a!.tenantd.v1.WatchSessionsResponse0\x01\x12N\n\x0bGetSnapshot\x12\x1e.tenantd.v1.GetSnapshotRequest\x1a\x1f.tenantd.v1.GetSnapshotResponse\x12Q\n\x0cListSessions\x12\x1f.tenantd.v1.ListSessionsRequest\x1a .tenantd.v1.ListSessionsResponse\x12N\n\x0bListTenants\x12\x1e.tenantd.v1.ListTenantsRequest\x1a\x1f.tenantd.v1.ListTenantsResponse\x12H\n\tGetTenant\x12\x1c.tenantd.v1.GetTenantRequest\x1a\x1d.tenantd.v1.GetTenantResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,48 +45,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSNAPSHOTRESPONSE_TOTALREJECTIONSENTRY']._serialized_options = b'8\001'
   _globals['_GETSNAPSHOTRESPONSE_MEMORYBYTESBYWORKERENTRY']._loaded_options = None
   _globals['_GETSNAPSHOTRESPONSE_MEMORYBYTESBYWORKERENTRY']._serialized_options = b'8\001'
-  _globals['_WATCHSESSIONSREQUEST']._serialized_start=187
-  _globals['_WATCHSESSIONSREQUEST']._serialized_end=321
-  _globals['_WATCHSESSIONSRESPONSE']._serialized_start=324
-  _globals['_WATCHSESSIONSRESPONSE']._serialized_end=594
-  _globals['_SNAPSHOTEND']._serialized_start=596
-  _globals['_SNAPSHOTEND']._serialized_end=645
-  _globals['_GAP']._serialized_start=647
-  _globals['_GAP']._serialized_end=713
-  _globals['_HEARTBEAT']._serialized_start=715
-  _globals['_HEARTBEAT']._serialized_end=762
-  _globals['_GETSNAPSHOTREQUEST']._serialized_start=764
-  _globals['_GETSNAPSHOTREQUEST']._serialized_end=784
-  _globals['_GETSNAPSHOTRESPONSE']._serialized_start=787
-  _globals['_GETSNAPSHOTRESPONSE']._serialized_end=1816
-  _globals['_GETSNAPSHOTRESPONSE_SESSIONSBYTENANTENTRY']._serialized_start=1589
-  _globals['_GETSNAPSHOTRESPONSE_SESSIONSBYTENANTENTRY']._serialized_end=1644
-  _globals['_GETSNAPSHOTRESPONSE_SESSIONSBYAGENTENTRY']._serialized_start=1646
-  _globals['_GETSNAPSHOTRESPONSE_SESSIONSBYAGENTENTRY']._serialized_end=1700
-  _globals['_GETSNAPSHOTRESPONSE_TOTALREJECTIONSENTRY']._serialized_start=1702
-  _globals['_GETSNAPSHOTRESPONSE_TOTALREJECTIONSENTRY']._serialized_end=1756
-  _globals['_GETSNAPSHOTRESPONSE_MEMORYBYTESBYWORKERENTRY']._serialized_start=1758
-  _globals['_GETSNAPSHOTRESPONSE_MEMORYBYTESBYWORKERENTRY']._serialized_end=1816
-  _globals['_SOURCESTATUS']._serialized_start=1819
-  _globals['_SOURCESTATUS']._serialized_end=1983
-  _globals['_CONFIGSTATUS']._serialized_start=1986
-  _globals['_CONFIGSTATUS']._serialized_end=2151
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=2153
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=2249
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=2251
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=2337
-  _globals['_LISTTENANTSREQUEST']._serialized_start=2339
-  _globals['_LISTTENANTSREQUEST']._serialized_end=2398
-  _globals['_LISTTENANTSRESPONSE']._serialized_start=2400
-  _globals['_LISTTENANTSRESPONSE']._serialized_end=2483
-  _globals['_GETTENANTREQUEST']._serialized_start=2485
-  _globals['_GETTENANTREQUEST']._serialized_end=2536
-  _globals['_GETTENANTRESPONSE']._serialized_start=2539
-  _globals['_GETTENANTRESPONSE']._serialized_end=2680
-  _globals['_CONFIGORIGIN']._serialized_start=2682
-  _globals['_CONFIGORIGIN']._serialized_end=2740
-  _globals['_SOURCEANSWER']._serialized_start=2742
-  _globals['_SOURCEANSWER']._serialized_end=2857
-  _globals['_WATCHSERVICE']._serialized_start=2860
-  _globals['_WATCHSERVICE']._serialized_end=3279
+  _globals['_WATCHSESSIONSREQUEST']._serialized_start=212
+  _globals['_WATCHSESSIONSREQUEST']._serialized_end=346
+  _globals['_WATCHSESSIONSRESPONSE']._serialized_start=349
+  _globals['_WATCHSESSIONSRESPONSE']._serialized_end=619
+  _globals['_SNAPSHOTEND']._serialized_start=621
+  _globals['_SNAPSHOTEND']._serialized_end=670
+  _globals['_GAP']._serialized_start=672
+  _globals['_GAP']._serialized_end=738
+  _globals['_HEARTBEAT']._serialized_start=740
+  _globals['_HEARTBEAT']._serialized_end=787
+  _globals['_GETSNAPSHOTREQUEST']._serialized_start=789
+  _globals['_GETSNAPSHOTREQUEST']._serialized_end=826
+  _globals['_GETSNAPSHOTRESPONSE']._serialized_start=829
+  _globals['_GETSNAPSHOTRESPONSE']._serialized_end=2186
+  _globals['_GETSNAPSHOTRESPONSE_SESSIONSBYTENANTENTRY']._serialized_start=1959
+  _globals['_GETSNAPSHOTRESPONSE_SESSIONSBYTENANTENTRY']._serialized_end=2014
+  _globals['_GETSNAPSHOTRESPONSE_SESSIONSBYAGENTENTRY']._serialized_start=2016
+  _globals['_GETSNAPSHOTRESPONSE_SESSIONSBYAGENTENTRY']._serialized_end=2070
+  _globals['_GETSNAPSHOTRESPONSE_TOTALREJECTIONSENTRY']._serialized_start=2072
+  _globals['_GETSNAPSHOTRESPONSE_TOTALREJECTIONSENTRY']._serialized_end=2126
+  _globals['_GETSNAPSHOTRESPONSE_MEMORYBYTESBYWORKERENTRY']._serialized_start=2128
+  _globals['_GETSNAPSHOTRESPONSE_MEMORYBYTESBYWORKERENTRY']._serialized_end=2186
+  _globals['_SOURCESTATUS']._serialized_start=2189
+  _globals['_SOURCESTATUS']._serialized_end=2353
+  _globals['_CONFIGSTATUS']._serialized_start=2356
+  _globals['_CONFIGSTATUS']._serialized_end=2521
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=2523
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=2619
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=2621
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=2707
+  _globals['_LISTTENANTSREQUEST']._serialized_start=2709
+  _globals['_LISTTENANTSREQUEST']._serialized_end=2768
+  _globals['_LISTTENANTSRESPONSE']._serialized_start=2770
+  _globals['_LISTTENANTSRESPONSE']._serialized_end=2853
+  _globals['_GETTENANTREQUEST']._serialized_start=2855
+  _globals['_GETTENANTREQUEST']._serialized_end=2906
+  _globals['_GETTENANTRESPONSE']._serialized_start=2909
+  _globals['_GETTENANTRESPONSE']._serialized_end=3050
+  _globals['_CONFIGORIGIN']._serialized_start=3052
+  _globals['_CONFIGORIGIN']._serialized_end=3110
+  _globals['_SOURCEANSWER']._serialized_start=3112
+  _globals['_SOURCEANSWER']._serialized_end=3227
+  _globals['_WATCHSERVICE']._serialized_start=3230
+  _globals['_WATCHSERVICE']._serialized_end=3649
 # @@protoc_insertion_point(module_scope)

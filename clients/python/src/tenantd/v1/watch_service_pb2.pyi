@@ -12,6 +12,7 @@ from google.protobuf.internal import containers as _containers
 from tenantd.v1 import event_pb2 as _event_pb2
 from tenantd.v1 import session_pb2 as _session_pb2
 from tenantd.v1 import tenant_pb2 as _tenant_pb2
+from tenantd.v1 import worker_pb2 as _worker_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -203,16 +204,21 @@ Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
 
 @_typing.final
 class GetSnapshotRequest(_message.Message):
-    """GetSnapshotRequest has no fields."""
+    """GetSnapshotRequest says how much is wanted."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    DETAILS_FIELD_NUMBER: _builtins.int
+    details: _builtins.bool
+    """Also each tenant and each worker."""
     def __init__(
         self,
+        *,
+        details: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["details", b"details"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -323,6 +329,15 @@ class GetSnapshotResponse(_message.Message):
     CONFIG_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_BY_WORKER_FIELD_NUMBER: _builtins.int
     SOURCES_FIELD_NUMBER: _builtins.int
+    TENANTS_FIELD_NUMBER: _builtins.int
+    ATTACHED_WORKERS_FIELD_NUMBER: _builtins.int
+    RESIDENT_BYTES_FIELD_NUMBER: _builtins.int
+    LAST_ERROR_FIELD_NUMBER: _builtins.int
+    LAST_ERROR_TIME_FIELD_NUMBER: _builtins.int
+    LAST_ERROR_TENANT_FIELD_NUMBER: _builtins.int
+    LAST_ROUTED_AGENT_FIELD_NUMBER: _builtins.int
+    DRAIN_REMAINING_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version of the sidecar."""
     draining: _builtins.bool
@@ -343,6 +358,16 @@ class GetSnapshotResponse(_message.Message):
     """WatchSessions streams open."""
     tenants_in_memory: _builtins.int
     """Tenants with a state in memory."""
+    resident_bytes: _builtins.int
+    """Resident memory of the sidecar in bytes; 0 when it cannot be read."""
+    last_error: _builtins.str
+    """The last failure of a session in this run, in its client's words; empty when
+    none failed.
+    """
+    last_error_tenant: _builtins.str
+    """Whose session that was."""
+    last_routed_agent: _builtins.str
+    """The agent of the session acquired last; empty when that gave none."""
     @_builtins.property
     def cursor(self) -> _event_pb2.Cursor:
         """The event log's epoch and last sequence."""
@@ -379,6 +404,26 @@ class GetSnapshotResponse(_message.Message):
     def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourceStatus]:
         """Where tenants' entries come from beside the file, in the order asked."""
 
+    @_builtins.property
+    def tenants(self) -> _containers.RepeatedCompositeFieldContainer[_tenant_pb2.Tenant]:
+        """Tenants with a state in memory, ordered by id; only with details."""
+
+    @_builtins.property
+    def attached_workers(self) -> _containers.RepeatedCompositeFieldContainer[_worker_pb2.Worker]:
+        """Worker processes attached, ordered by name; only with details."""
+
+    @_builtins.property
+    def last_error_time(self) -> _timestamp_pb2.Timestamp:
+        """When that was."""
+
+    @_builtins.property
+    def drain_remaining(self) -> _duration_pb2.Duration:
+        """How long live sessions may still run; only while draining."""
+
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When these figures were read (wall clock)."""
+
     def __init__(
         self,
         *,
@@ -401,10 +446,19 @@ class GetSnapshotResponse(_message.Message):
         config: Global___ConfigStatus | None = ...,
         memory_bytes_by_worker: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         sources: _abc.Iterable[Global___SourceStatus] | None = ...,
+        tenants: _abc.Iterable[_tenant_pb2.Tenant] | None = ...,
+        attached_workers: _abc.Iterable[_worker_pb2.Worker] | None = ...,
+        resident_bytes: _builtins.int = ...,
+        last_error: _builtins.str = ...,
+        last_error_time: _timestamp_pb2.Timestamp | None = ...,
+        last_error_tenant: _builtins.str = ...,
+        last_routed_agent: _builtins.str = ...,
+        drain_remaining: _duration_pb2.Duration | None = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "cursor", b"cursor", "start_time", b"start_time", "uptime", b"uptime"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "cursor", b"cursor", "drain_remaining", b"drain_remaining", "last_error_time", b"last_error_time", "start_time", b"start_time", "time", b"time", "uptime", b"uptime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_sessions", b"active_sessions", "config", b"config", "cursor", b"cursor", "draining", b"draining", "machine_cap", b"machine_cap", "memory_bytes_by_worker", b"memory_bytes_by_worker", "pending_sessions", b"pending_sessions", "sessions_by_agent", b"sessions_by_agent", "sessions_by_tenant", b"sessions_by_tenant", "sources", b"sources", "start_time", b"start_time", "tenants_in_memory", b"tenants_in_memory", "total_rejections", b"total_rejections", "total_session_failures", b"total_session_failures", "total_sessions_started", b"total_sessions_started", "uptime", b"uptime", "version", b"version", "watchers", b"watchers", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_sessions", b"active_sessions", "attached_workers", b"attached_workers", "config", b"config", "cursor", b"cursor", "drain_remaining", b"drain_remaining", "draining", b"draining", "last_error", b"last_error", "last_error_tenant", b"last_error_tenant", "last_error_time", b"last_error_time", "last_routed_agent", b"last_routed_agent", "machine_cap", b"machine_cap", "memory_bytes_by_worker", b"memory_bytes_by_worker", "pending_sessions", b"pending_sessions", "resident_bytes", b"resident_bytes", "sessions_by_agent", b"sessions_by_agent", "sessions_by_tenant", b"sessions_by_tenant", "sources", b"sources", "start_time", b"start_time", "tenants", b"tenants", "tenants_in_memory", b"tenants_in_memory", "time", b"time", "total_rejections", b"total_rejections", "total_session_failures", b"total_session_failures", "total_sessions_started", b"total_sessions_started", "uptime", b"uptime", "version", b"version", "watchers", b"watchers", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
