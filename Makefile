@@ -23,7 +23,8 @@ python-test: build
 node-test: build
 	cd clients/node && npm run --silent typecheck && npm test --silent
 
-# The clients on other Pythons and Nodes; what the loop monitor costs, and a warm acquire by source.
+# The clients on other Pythons and Nodes; what the loop monitor costs, a warm acquire by source,
+# and the sidecar against its peers (benches/load; BENCH_ROUNDS=1 for a look).
 python-versions: build setup
 	scripts/python-versions.sh
 
@@ -33,6 +34,7 @@ node-versions: build setup
 bench: setup
 	.venv/bin/python clients/python/bench/lag.py
 	cargo bench --locked --bench sources
+	scripts/bench.sh
 
 # Format, lints, and generated code as fresh as the protos.
 lint:
