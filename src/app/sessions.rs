@@ -33,6 +33,7 @@ pub struct AcquireCall {
     pub worker: String,
     pub ttl: Option<Duration>,
     pub activate: bool,
+    pub patience: Option<Duration>,
 }
 
 /// A step of an acquire, as a span of its own.
@@ -96,7 +97,7 @@ impl Sidecar {
             self.greet(worker, caller, now).await.map_err(|refused| untold(refused.of(&tenant)))?;
         }
         let super::tenant_config::Resolved { terms, config: resolved } =
-            self.resolve(&tenant, now).instrument(child("resolve", &tenant)).await;
+            self.resolve(&tenant, now, call.patience).instrument(child("resolve", &tenant)).await;
         let caps = SharedCaps {
             agent: request.agent.as_ref().and_then(|agent| config.agents.get(agent).copied()),
             machine: config.limits.max_sessions,
@@ -224,10 +225,11 @@ impl Sidecar {
         &self,
         caller: &Caller,
         id: &SessionId,
+        patience: Option<Duration>,
     ) -> Result<ResolvedConfig, Rejection> {
         permit(caller)?;
         let session = self.store.session(id).await?;
-        let resolved = self.resolve(&session.tenant, self.now()).await;
+        let resolved = self.resolve(&session.tenant, self.now(), patience).await;
         resolved.config.map_err(|refused| refused.of(&session.tenant))
     }
 

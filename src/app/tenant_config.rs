@@ -52,8 +52,27 @@ fn terms(found: &Found, credentials: Option<u64>) -> Terms {
 }
 
 impl Sidecar {
-    /// Finds and resolves a tenant's config; tells what fails, once.
-    pub(super) async fn resolve(&self, tenant: &TenantId, now: Now) -> Resolved {
+    /// Finds and resolves a tenant's config; tells what fails, once. `patience` is how
+    /// long the caller waits, where that is known: it gets a refusal with its reason
+    /// before it gives up, and the question goes on for the next one.
+    pub(super) async fn resolve(
+        &self,
+        tenant: &TenantId,
+        now: Now,
+        patience: Option<Duration>,
+    ) -> Resolved {
+        let Some(patience) = patience else { return self.ask(tenant, now).await };
+        if let Ok(resolved) = tokio::time::timeout(patience, self.ask(tenant, now)).await {
+            return resolved;
+        }
+        let patience = humantime::format_duration(patience);
+        let message = format!("there was no answer within {patience}, as long as the caller waits");
+        let terms = self.known_terms(tenant);
+        self.note_config(tenant, terms.known, Some((&message, false)), now);
+        Resolved { terms, config: Err(unavailable(tenant, &message)) }
+    }
+
+    async fn ask(&self, tenant: &TenantId, now: Now) -> Resolved {
         let found = match self.tenant_configs.find(tenant).await {
             Ok(found) => found,
             Err(message) => {
@@ -137,7 +156,7 @@ impl Sidecar {
 
     /// Brings a tenant's state to its config, asking where that is due.
     async fn apply(&self, tenant: &TenantId) {
-        let resolved = self.resolve(tenant, self.now()).await;
+        let resolved = self.resolve(tenant, self.now(), None).await;
         self.store.configure(tenant, &resolved.terms, self.now()).await;
     }
 

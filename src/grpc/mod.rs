@@ -2,6 +2,7 @@
 
 pub mod admin_service;
 pub mod convert;
+mod deadline;
 pub mod keep_alive;
 pub mod session_service;
 pub mod status;

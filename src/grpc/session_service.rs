@@ -7,7 +7,7 @@ use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    caller, convert, keep_alive,
+    caller, convert, deadline, keep_alive,
     status::{explained, status},
 };
 use crate::{
@@ -35,8 +35,10 @@ impl SessionService for Sessions {
         request: Request<v1::AcquireSessionRequest>,
     ) -> Result<Response<v1::AcquireSessionResponse>, Status> {
         let caller = caller(&request)?;
+        let patience = deadline::patience(request.metadata());
         let asked = request.into_inner();
         let call = AcquireCall {
+            patience,
             ttl: convert::checked_duration("ttl", asked.ttl).map_err(status)?,
             session_id: asked.session_id,
             job_metadata: asked.job_metadata,
@@ -113,8 +115,9 @@ impl SessionService for Sessions {
         request: Request<v1::GetSessionConfigRequest>,
     ) -> Result<Response<v1::GetSessionConfigResponse>, Status> {
         let caller = caller(&request)?;
+        let patience = deadline::patience(request.metadata());
         let id = SessionId::parse(&request.into_inner().session_id).map_err(status)?;
-        let config = self.0.session_config(&caller, &id).await.map_err(status)?;
+        let config = self.0.session_config(&caller, &id, patience).await.map_err(status)?;
         let config = Some(convert::config(&config));
         Ok(Response::new(v1::GetSessionConfigResponse { config }))
     }

@@ -3,8 +3,8 @@
 //!
 //! A value is *fresh* for its TTL. In the TTL after that it is served as it is
 //! while one question refreshes it. Later than that, or when it is known to have
-//! changed, whoever wants it waits for the answer. When there is none, what was
-//! said last is served as *stale* until `stale_for` past the TTL.
+//! changed, whoever wants it waits for the answer, for a moment. When there is none,
+//! what was said last is served as *stale* until `stale_for` past the TTL.
 
 use std::{
     future::Future,
@@ -20,6 +20,9 @@ use crate::app::ports::Freshness;
 
 /// How long a failure is remembered before the same is asked again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Longest wait for an answer while there is something stale to serve: a source that
+/// hangs must not make sessions wait that can run on what it said before.
+const STALE_WAIT: Duration = Duration::from_secs(1);
 /// Longest time that anything is served without asking again, and as stale.
 pub const MAX_TTL: Duration = Duration::from_secs(24 * 3600);
 
@@ -181,18 +184,32 @@ where
             }
             if !changed && now < held.refresh_until {
                 // Ends with its answer or the timeout of whom it asks.
-                tokio::spawn(Arc::clone(self).fly(key.clone(), ask()));
+                let seen = Some(Arc::clone(held));
+                tokio::spawn(Arc::clone(self).fly(key.clone(), seen, ask()));
                 return Ok(Served { held: Arc::clone(held), stale: None, hit: true });
             }
         }
         // In a task of its own: a caller that gives up must not stop it for the
         // others.
-        let fly = || tokio::spawn(Arc::clone(self).fly(key.clone(), ask()));
-        let mut flight = fly().await;
-        if matches!(&flight, Ok(Ok(held)) if is_changed(held)) {
-            // It began before the change that this caller knows of.
-            flight = fly().await;
-        }
+        let fly = |seen| tokio::spawn(Arc::clone(self).fly(key.clone(), seen, ask()));
+        let answer = async {
+            match fly(held.clone()).await {
+                // It began before the change that this caller knows of.
+                Ok(Ok(held)) if is_changed(&held) => fly(Some(held)).await,
+                flight => flight,
+            }
+        };
+        let flight = if held.as_ref().is_some_and(|held| now < held.stale_until) {
+            match tokio::time::timeout(STALE_WAIT, answer).await {
+                Ok(flight) => flight,
+                Err(_) => {
+                    let wait = humantime::format_duration(STALE_WAIT);
+                    return stale_or(held, format!("there was no answer within {wait}").into());
+                }
+            }
+        } else {
+            answer.await
+        };
         match flight {
             Ok(Ok(held)) => Ok(Served { held, stale: None, hit: false }),
             Ok(Err(why)) => stale_or(held, why),
@@ -200,8 +217,21 @@ where
         }
     }
 
-    /// One question in flight per key, whose answer all get who wait.
-    async fn fly(self: Arc<Self>, key: K, question: Question<V>) -> Said<V> {
-        self.flights.get_with(key, question).await
+    /// One question in flight per key, whose answer all get who wait. `seen` is what
+    /// the caller looked at: an answer that came between its look and its question is
+    /// taken, so that many first callers ask once.
+    async fn fly(
+        self: Arc<Self>,
+        key: K,
+        seen: Option<Arc<Held<V>>>,
+        question: Question<V>,
+    ) -> Said<V> {
+        let asked = async {
+            match self.held.get(&key) {
+                Some(held) if !seen.is_some_and(|seen| Arc::ptr_eq(&seen, &held)) => Ok(held),
+                Some(_) | None => question.await,
+            }
+        };
+        self.flights.get_with(key.clone(), asked).await
     }
 }

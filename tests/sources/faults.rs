@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-const TTL: &str = "ttl='1s'\nnegative_ttl='0s'\ntimeout='500ms'\nstale_for='1h'";
+const TTL: &str = "ttl='1s'\nnegative_ttl='0s'\ntimeout='3s'\nstale_for='1h'";
 
 /// What goes wrong, and what the error says of it over HTTP and over gRPC.
 fn faults() -> Vec<(&'static str, Behaviour, &'static str, &'static str)> {
@@ -25,10 +25,10 @@ fn faults() -> Vec<(&'static str, Behaviour, &'static str, &'static str)> {
         (
             "slow for 30 s",
             Behaviour::Slow(Duration::from_secs(30), entry(5)),
-            "did not answer within 500ms",
-            "did not answer within 500ms",
+            "did not answer within 3s",
+            "did not answer within 3s",
         ),
-        ("no end", Behaviour::Hang, "", "did not answer within 500ms"),
+        ("no end", Behaviour::Hang, "", "did not answer within 3s"),
         ("garbage", Behaviour::Body(format!("<html>{key}")), "is not JSON at line 1", ""),
         (
             "a list",
@@ -159,6 +159,32 @@ async fn after_a_good_value_every_fault_serves_it_as_stale_and_says_so() {
     futures_util::future::join_all(each).await;
     let source = snapshot(&running).await.sources.remove(0);
     assert!(source.stale_hits > 0 && source.failures > 0, "{source:?}");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_hangs_lets_nobody_wait_for_its_timeout() {
+    let backend = Backend::default();
+    backend.set("acme", Behaviour::Entry(entry(5)));
+    backend.set("new", Behaviour::Hang);
+    let serving = backend.serve_http().await;
+    let running = start(&format!(
+        "[[sources]]\nkind='http'\nurl='{}'\nttl='1s'\ntimeout='5m'",
+        serving.url()
+    ))
+    .await;
+    model(&running, "acme").await.unwrap();
+    backend.set("acme", Behaviour::Hang);
+    eventually("acme runs on the stale value", || async {
+        try_acquire(&running, "acme").await.unwrap().config.unwrap().stale
+    })
+    .await;
+    // Nothing is known of this one: refused while the caller still listens.
+    let mut asked = tonic::Request::new(crate::support::acquire("n1", "new"));
+    asked.set_timeout(Duration::from_secs(2));
+    let refused = running.sessions().await.acquire_session(asked).await.unwrap_err();
+    assert_eq!(reason(&refused), "CONFIG_UNAVAILABLE", "{refused:?}");
+    assert!(refused.message().contains("as long as the caller waits"), "{refused:?}");
     running.stop().await;
 }
 

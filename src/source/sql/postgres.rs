@@ -55,7 +55,8 @@ impl Postgres {
         let pool = |max| {
             PgPoolOptions::new()
                 .max_connections(max)
-                .acquire_timeout(timeout)
+                // Before the question's own timeout, which could not say what it was.
+                .acquire_timeout(timeout.mul_f64(0.8))
                 .connect_lazy_with(options.clone())
         };
         Ok(Self { pool: pool(max_connections), listening: pool(1) })
@@ -101,7 +102,13 @@ impl Database for Postgres {
             lent.give_back();
             rows?.iter().map(columns).collect::<Result<_, sqlx::Error>>()
         };
-        read.await.map_err(|error| said(&error))
+        read.await.map_err(|error| match error {
+            // The driver goes on trying to connect, and says no more than this.
+            sqlx::Error::PoolTimedOut if self.pool.size() == 0 => {
+                "the database could not be reached".to_owned()
+            }
+            error => said(&error),
+        })
     }
 
     async fn watch(
