@@ -4,13 +4,14 @@
 //! A value is *fresh* for its TTL. In the TTL after that it is served as it is
 //! while one question refreshes it. Later than that, or when it is known to have
 //! changed, whoever wants it waits for the answer, for a moment. When there is none,
-//! what was said last is served as *stale* until `stale_for` past the TTL.
+//! what was said last is served as *stale* until `stale_for` past the TTL, and nobody
+//! waits again: the next answer is taken when it comes.
 
 use std::{
     future::Future,
     hash::Hash,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -37,6 +38,9 @@ pub struct Held<V> {
     fresh_until: Instant,
     refresh_until: Instant,
     stale_until: Instant,
+    /// Why a question for a newer one failed, or was late. From then on nobody waits
+    /// for the next.
+    trouble: OnceLock<Arc<str>>,
 }
 
 impl<V> Held<V> {
@@ -51,6 +55,7 @@ impl<V> Held<V> {
             fresh_until: said + ttl,
             refresh_until: said + ttl + ttl.min(stale_for),
             stale_until: said + ttl + stale_for,
+            trouble: OnceLock::new(),
         }
     }
 
@@ -182,11 +187,15 @@ where
             if let Some(Err(why)) = self.flights.get(key).await {
                 return stale_or(Some(Arc::clone(held)), why);
             }
-            if !changed && now < held.refresh_until {
+            let trouble = held.trouble.get().cloned();
+            if !changed && (now < held.refresh_until || trouble.is_some()) {
                 // Ends with its answer or the timeout of whom it asks.
                 let seen = Some(Arc::clone(held));
                 tokio::spawn(Arc::clone(self).fly(key.clone(), seen, ask()));
-                return Ok(Served { held: Arc::clone(held), stale: None, hit: true });
+                return match trouble {
+                    Some(why) if now >= held.refresh_until => stale_or(Some(Arc::clone(held)), why),
+                    Some(_) | None => Ok(Served { held: Arc::clone(held), stale: None, hit: true }),
+                };
             }
         }
         // In a task of its own: a caller that gives up must not stop it for the
@@ -204,7 +213,11 @@ where
                 Ok(flight) => flight,
                 Err(_) => {
                     let wait = humantime::format_duration(STALE_WAIT);
-                    return stale_or(held, format!("there was no answer within {wait}").into());
+                    let why: Arc<str> = format!("there was no answer within {wait}").into();
+                    if let Some(held) = &held {
+                        let _ = held.trouble.set(Arc::clone(&why));
+                    }
+                    return stale_or(held, why);
                 }
             }
         } else {
@@ -227,9 +240,12 @@ where
         question: Question<V>,
     ) -> Said<V> {
         let asked = async {
-            match self.held.get(&key) {
+            let held = self.held.get(&key);
+            match held {
                 Some(held) if !seen.is_some_and(|seen| Arc::ptr_eq(&seen, &held)) => Ok(held),
-                Some(_) | None => question.await,
+                held => question.await.inspect_err(|why| {
+                    held.map(|held| held.trouble.set(Arc::clone(why)));
+                }),
             }
         };
         self.flights.get_with(key.clone(), asked).await

@@ -179,6 +179,13 @@ async fn a_source_that_hangs_lets_nobody_wait_for_its_timeout() {
         try_acquire(&running, "acme").await.unwrap().config.unwrap().stale
     })
     .await;
+    // Each of them waiting a second would take longer than this.
+    let sixty = async {
+        for _ in 0..60 {
+            assert!(try_acquire(&running, "acme").await.unwrap().config.unwrap().stale);
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), sixty).await.expect("nobody waits again");
     // Nothing is known of this one: refused while the caller still listens.
     let mut asked = tonic::Request::new(crate::support::acquire("n1", "new"));
     asked.set_timeout(Duration::from_secs(2));
