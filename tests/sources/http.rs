@@ -2,9 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-};
+use rcgen::ExtendedKeyUsagePurpose;
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -13,6 +11,7 @@ use tokio::{
 
 use crate::{
     backend::{Backend, Behaviour, entry},
+    certificates::Certificates,
     support::{eventually, reason, start},
     watcher::{Worker, eventually_model, model, session_config, snapshot, try_acquire},
 };
@@ -122,41 +121,7 @@ async fn the_bearer_token_is_sent_read_at_each_question_and_goes_nowhere_else() 
     running.stop().await;
 }
 
-/// Who signs for whom.
-struct Certificates {
-    dir: tempfile::TempDir,
-    ca: CertifiedIssuer<'static, KeyPair>,
-}
-
 impl Certificates {
-    fn new() -> Self {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("ca.pem"), ca.pem()).unwrap();
-        Self { dir, ca }
-    }
-
-    /// Writes NAME.pem and NAME.key.
-    fn issue(&self, name: &str, host: &str, expired: bool, usage: ExtendedKeyUsagePurpose) {
-        let mut params = CertificateParams::new(vec![host.to_owned()]).unwrap();
-        params.extended_key_usages = vec![usage];
-        if expired {
-            params.not_before = rcgen::date_time_ymd(2020, 1, 1);
-            params.not_after = rcgen::date_time_ymd(2021, 1, 1);
-        }
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.ca).unwrap();
-        std::fs::write(self.path(name, "pem"), certificate.pem()).unwrap();
-        std::fs::write(self.path(name, "key"), key.serialize_pem()).unwrap();
-    }
-
-    fn path(&self, name: &str, end: &str) -> std::path::PathBuf {
-        self.dir.path().join(format!("{name}.{end}"))
-    }
-
     /// Serves `entry` to whoever shows a certificate of this CA; its port.
     async fn serve(&self, name: &str, entry: serde_json::Value) -> u16 {
         use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};

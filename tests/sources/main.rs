@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod backend;
+mod certificates;
 mod chain;
 mod credentials;
 mod faults;

@@ -8,8 +8,11 @@ use std::{
     time::Duration,
 };
 
+use rcgen::ExtendedKeyUsagePurpose;
+
 use crate::{
     backend::entry,
+    certificates::Certificates,
     sqlite::{put, with},
     support::{eventually, reason, start},
     watcher::{Worker, eventually_model, kinds, model, session_config, snapshot, try_acquire},
@@ -23,6 +26,9 @@ pub struct Server {
     dir: tempfile::TempDir,
     bin: PathBuf,
     child: Option<Child>,
+    port: u16,
+    /// Settings beside the usual.
+    settings: Vec<String>,
 }
 
 impl Server {
@@ -39,7 +45,7 @@ impl Server {
         if rustix::process::getuid().is_root() {
             chown(dir.path(), Some(NOBODY), Some(NOBODY)).unwrap();
         }
-        let mut server = Self { dir, bin, child: None };
+        let mut server = Self { dir, bin, child: None, port: 5432, settings: Vec::new() };
         let made = server
             .command("initdb")
             .args(["-U", "tenantd", "-A", "trust", "--no-sync", "-D"])
@@ -73,19 +79,53 @@ impl Server {
             .arg("-k")
             .arg(self.dir.path())
             .args(["-c", "listen_addresses=", "-c", "fsync=off"])
+            .args(&self.settings)
             .spawn()
             .unwrap();
         self.child = Some(child);
         let deadline = std::time::Instant::now() + Duration::from_secs(30);
         loop {
-            let ready =
-                self.command("pg_isready").arg("-q").arg("-h").arg(self.dir.path()).status();
+            let ready = self
+                .command("pg_isready")
+                .arg("-q")
+                .arg(format!("--port={}", self.port))
+                .arg("-h")
+                .arg(self.dir.path())
+                .status();
             if ready.unwrap().success() {
                 return;
             }
             assert!(std::time::Instant::now() < deadline, "PostgreSQL does not start");
             std::thread::yield_now();
         }
+    }
+
+    /// From its next start on it takes TCP connections, over TLS; the port.
+    fn listen_with(&mut self, certificates: &Certificates, name: &str) -> u16 {
+        use std::os::unix::fs::PermissionsExt as _;
+        for end in ["pem", "key"] {
+            let to = self.dir.path().join(format!("server.{end}"));
+            std::fs::copy(certificates.path(name, end), &to).unwrap();
+            std::fs::set_permissions(&to, std::fs::Permissions::from_mode(0o600)).unwrap();
+            if rustix::process::getuid().is_root() {
+                chown(&to, Some(NOBODY), Some(NOBODY)).unwrap();
+            }
+        }
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        self.port = free.local_addr().unwrap().port();
+        drop(free);
+        let file = |end| self.dir.path().join(format!("server.{end}")).display().to_string();
+        self.settings = [
+            "listen_addresses=localhost".to_owned(),
+            format!("port={}", self.port),
+            "ssl=on".to_owned(),
+            format!("ssl_cert_file={}", file("pem")),
+            format!("ssl_key_file={}", file("key")),
+        ]
+        .into_iter()
+        .flat_map(|setting| ["-c".to_owned(), setting])
+        .collect();
+        self.port
     }
 
     /// Ends it with all its connections.
@@ -215,4 +255,41 @@ FROM tenantd_tenants WHERE tenant = $1'''",
         assert!(!refused.message().contains("canary"), "{}", refused.message());
     }
     running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_certificate_is_checked() {
+    let Some(mut server) = Server::start() else { return };
+    with(&server.url(), &[("acme", entry(5))]).await;
+    let certificates = Certificates::new();
+    let usage = ExtendedKeyUsagePurpose::ServerAuth;
+    certificates.issue("good", "localhost", false, usage.clone());
+    certificates.issue("expired", "localhost", true, usage);
+    let stranger = Certificates::new();
+    let (ca, wrong_ca) = (certificates.path("ca", "pem"), stranger.path("ca", "pem"));
+    for (name, ca, says) in [
+        ("good", &ca, None),
+        ("expired", &ca, Some("invalid peer certificate: certificate expired")),
+        ("good", &wrong_ca, Some("invalid peer certificate: UnknownIssuer")),
+    ] {
+        server.down();
+        let port = server.listen_with(&certificates, name);
+        server.up();
+        let running = start(&format!(
+            "[[sources]]\nkind='sql'\nurl='postgres://tenantd@localhost:{port}/postgres\
+             ?sslmode=verify-full&sslrootcert={}'",
+            ca.display()
+        ))
+        .await;
+        let granted = try_acquire(&running, "acme").await;
+        match says {
+            None => assert!(granted.unwrap().config.unwrap().tenant_known),
+            Some(says) => {
+                let refused = granted.unwrap_err();
+                assert_eq!(reason(&refused), "CONFIG_UNAVAILABLE");
+                assert!(refused.message().contains(says), "{name}: {}", refused.message());
+            }
+        }
+        running.stop().await;
+    }
 }
