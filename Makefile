@@ -50,8 +50,8 @@ gen:
 	scripts/gen-node.sh
 	scripts/gen-python.sh
 
-# Fuzzes what reads bytes from outside before HTTP/2 does; not part of `make test`.
-# FUZZ_SECONDS is how long.
+# Fuzzes all that reads bytes from outside, each target for FUZZ_SECONDS; not part of `make test`,
+# which plays the seeds and a fixed run of mutations of them.
 FUZZ_SECONDS ?= 60
 fuzz:
-	scripts/fuzz.sh authority $(FUZZ_SECONDS)
+	scripts/fuzz.sh $(FUZZ_SECONDS)

@@ -1,7 +1,7 @@
 //! `tenantd logs`: JSON log lines of the sidecar and of both clients, filtered.
 
 use std::{
-    io::{BufRead, BufReader, Read as _, Write as _},
+    io::{BufRead, BufReader, Read as _, Write},
     path::PathBuf,
     time::Duration,
 };
@@ -113,8 +113,18 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             .map_err(|error| anyhow::anyhow!("{}: {error}", args.file.display()))?;
         Box::new(file)
     };
-    let mut input = BufReader::new(input);
-    let mut out = std::io::stdout().lock();
+    let left_out = filter(args, BufReader::new(input), &mut std::io::stdout().lock())?;
+    if left_out > 0 {
+        writeln!(std::io::stderr().lock(), "tenantd: {left_out} lines are no JSON objects")?;
+    }
+    Ok(())
+}
+
+/// Passes on the lines that are asked for; returns how many were no JSON objects.
+///
+/// # Errors
+/// Those of reading and writing.
+pub fn filter(args: &Args, mut input: impl BufRead, out: &mut impl Write) -> std::io::Result<u64> {
     let (mut line, mut left_out) = (Vec::new(), 0_u64);
     loop {
         let read = (&mut input).take(MAX_LINE).read_until(b'\n', &mut line)?;
@@ -149,10 +159,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         }
         line.clear();
     }
-    if left_out > 0 {
-        writeln!(std::io::stderr().lock(), "tenantd: {left_out} lines are no JSON objects")?;
-    }
-    Ok(())
+    Ok(left_out)
 }
 
 fn human(line: &Map<String, Value>) -> String {

@@ -217,7 +217,11 @@ fn read(path: &Path) -> Result<(String, u32), String> {
     Ok((text, meta.permissions().mode()))
 }
 
-fn parse(path: &Path, text: &str, mode: u32) -> Result<Config, Diagnostics> {
+/// Checks the text of a file with this mode.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn parse(path: &Path, text: &str, mode: u32) -> Result<Config, Diagnostics> {
     let source = diagnostic::Source::new(text);
     let fail = |items| Diagnostics { path: path.to_owned(), items };
     let (file, mut items) = source.read::<raw::File>();

@@ -2,8 +2,10 @@
 
 use std::{fmt, sync::Arc};
 
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
-use serde_json::Value;
+use serde::{
+    Deserialize,
+    de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
 
 use super::reject::Rejection;
 
@@ -80,10 +82,10 @@ fn shown(raw: &str) -> String {
 pub fn bind(job: &str, room: &str, explicit: &str) -> Result<TenantId, Rejection> {
     // The job's key shadows the room's even when its value is empty.
     let claimed = match claim(job).or_else(|| claim(room)) {
-        None | Some(Value::Null) => None,
-        Some(Value::String(text)) if text.is_empty() => None,
-        Some(Value::String(text)) => Some(TenantId::parse(&text)?),
-        Some(other) => return Err(Rejection::tenant_malformed(kind_of(&other))),
+        None | Some(Claim::Null) => None,
+        Some(Claim::Text(text)) if text.is_empty() => None,
+        Some(Claim::Text(text)) => Some(TenantId::parse(&text)?),
+        Some(Claim::Malformed(shown)) => return Err(Rejection::tenant_malformed(shown)),
     };
     if explicit.is_empty() {
         return Ok(claimed.unwrap_or_else(TenantId::default_tenant));
@@ -97,41 +99,53 @@ pub fn bind(job: &str, room: &str, explicit: &str) -> Result<TenantId, Rejection
     }
 }
 
-const fn kind_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
+/// What stands under the tenant key.
+#[derive(Debug)]
+enum Claim {
+    Null,
+    Text(String),
+    /// With what an error says of it.
+    Malformed(&'static str),
 }
 
-/// The value under the tenant key of a JSON object; `None` for any other text.
-fn claim(metadata: &str) -> Option<Value> {
+/// The claim of a JSON object; `None` for any other text.
+fn claim(metadata: &str) -> Option<Claim> {
     if metadata.trim().is_empty() {
         return None;
     }
-    let mut json = serde_json::Deserializer::from_str(metadata);
-    let found = TenantKey.deserialize(&mut json).ok()?;
-    json.end().ok()?;
-    found
+    let read = |members: Members| {
+        let mut json = serde_json::Deserializer::from_str(metadata);
+        let found = members.deserialize(&mut json).ok()?;
+        json.end().ok().map(|()| found)
+    };
+    if let Some(found) = read(Members { keys: Key::Text, values: true }) {
+        return found;
+    }
+    // JSON may hold what serde_json cannot: numbers out of any range, halves of
+    // characters. Such an object still names a tenant, if not one that is valid;
+    // to take it for free text would run the session as `default`.
+    serde_json::from_str::<IgnoredAny>(metadata).ok()?;
+    read(Members { keys: Key::Bytes, values: true })
+        .or_else(|| read(Members { keys: Key::Bytes, values: false }))?
 }
 
-/// Reads one key of an object and skips the rest without building it.
-struct TenantKey;
+/// Reads one key of an object and skips the rest without building it, at any
+/// depth. Without `values` it only tells whether the key is there.
+struct Members {
+    keys: Key,
+    values: bool,
+}
 
-impl<'de> DeserializeSeed<'de> for TenantKey {
-    type Value = Option<Value>;
+impl<'de> DeserializeSeed<'de> for Members {
+    type Value = Option<Claim>;
 
     fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
         json.deserialize_map(self)
     }
 }
 
-impl<'de> Visitor<'de> for TenantKey {
-    type Value = Option<Value>;
+impl<'de> Visitor<'de> for Members {
+    type Value = Option<Claim>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON object")
@@ -139,21 +153,108 @@ impl<'de> Visitor<'de> for TenantKey {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut found = None;
-        while let Some(key) = map.next_key::<String>()? {
-            if key == METADATA_KEY {
+        while let Some(is_tenant) = map.next_key_seed(self.keys)? {
+            if is_tenant && self.values {
                 found = Some(map.next_value()?);
             } else {
                 map.next_value::<IgnoredAny>()?;
+                if is_tenant {
+                    found = Some(Claim::Malformed("a value that is no text"));
+                }
             }
         }
         Ok(found)
     }
 }
 
+/// How keys are read, to see whether one is the tenant's. As bytes they may hold
+/// half a character, and control characters that JSON does not allow.
+#[derive(Clone, Copy)]
+enum Key {
+    Text,
+    Bytes,
+}
+
+impl<'de> DeserializeSeed<'de> for Key {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<bool, D::Error> {
+        match self {
+            Self::Text => json.deserialize_str(self),
+            Self::Bytes => json.deserialize_bytes(self),
+        }
+    }
+}
+
+impl Visitor<'_> for Key {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_bytes<E>(self, key: &[u8]) -> Result<bool, E> {
+        Ok(key == METADATA_KEY.as_bytes())
+    }
+
+    fn visit_str<E>(self, key: &str) -> Result<bool, E> {
+        Ok(key == METADATA_KEY)
+    }
+}
+
+impl<'de> Deserialize<'de> for Claim {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        json.deserialize_any(ClaimVisitor)
+    }
+}
+
+struct ClaimVisitor;
+
+impl<'de> Visitor<'de> for ClaimVisitor {
+    type Value = Claim;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Claim, E> {
+        Ok(Claim::Null)
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Claim, E> {
+        Ok(Claim::Text(text.to_owned()))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Claim, E> {
+        Ok(Claim::Malformed("a boolean"))
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Claim, E> {
+        Ok(Claim::Malformed("a number"))
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Claim, E> {
+        Ok(Claim::Malformed("a number"))
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Claim, E> {
+        Ok(Claim::Malformed("a number"))
+    }
+
+    // The elements are skipped one by one: however deep, nothing recurses.
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Claim, A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Claim::Malformed("a list"))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Claim, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Claim::Malformed("an object"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use serde::Deserialize;
-
     use super::*;
 
     #[derive(Deserialize)]
