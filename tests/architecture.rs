@@ -28,7 +28,7 @@ const RULES: [(&str, &[&str], &[&str]); 10] = [
     ("app", &["app", "config", "domain"], &["tonic", "prost", "std::fs", "std::net"]),
     ("store", &["store", "app", "domain"], &["tonic", "prost", "tokio", "std::fs"]),
     ("source", &["source", "app", "config", "domain", "wire"], &["dashmap"]),
-    ("transport", &["transport", "app"], &["prost", "dashmap"]),
+    ("transport", &["transport", "app", "domain"], &["prost", "dashmap"]),
     ("grpc", &["grpc", "app", "domain", "transport", "wire"], &["std::fs", "dashmap"]),
     ("telemetry", &["telemetry", "app", "domain"], &["tonic", "prost", "dashmap", "std::fs"]),
     (

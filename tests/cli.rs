@@ -52,6 +52,8 @@ fn help_is_as_written_down_and_every_command_has_examples() {
         "log-filter",
         "logs",
         "config schema",
+        "token new",
+        "token hash",
         "tenants init",
         "tenants import",
         "tenants export",
@@ -269,4 +271,34 @@ fn the_schema_takes_the_example_and_refuses_what_check_refuses() {
     assert!(
         !validator.is_valid(&serde_json::json!({ "sources": [{ "kind": "ldap", "url": "x" }] }))
     );
+}
+
+#[test]
+fn a_token_is_printed_once_with_the_hash_that_the_config_takes() {
+    let made = tenantd(&["token", "new", "--json"]);
+    let made: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
+    let (token, hash) = (made["token"].as_str().unwrap(), made["hash"].as_str().unwrap());
+    assert!(token.len() > 64 && token.starts_with("tnd_"));
+    let again = tenantd(&["token", "new", "--json"]);
+    assert!(!String::from_utf8(again.stdout).unwrap().contains(token));
+    let hashed = |token: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("token");
+        fs::write(&file, token).unwrap();
+        Command::new(env!("CARGO_BIN_EXE_tenantd"))
+            .args(["token", "hash"])
+            .stdin(fs::File::open(file).unwrap())
+            .output()
+            .unwrap()
+    };
+    let known = hashed(&format!("{token}\n"));
+    assert_eq!(String::from_utf8(known.stdout).unwrap().trim(), hash);
+    let short = hashed("hunter2");
+    assert_eq!(short.status.code(), Some(1));
+    assert!(!String::from_utf8(short.stderr).unwrap().contains("hunter2"));
+    let text =
+        format!("[[identities]]\nname='a'\nroles=['agent']\ntenants=['*']\ntokens=['{hash}']\n");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&file, text).unwrap();
+    tenantd::config::load(file.path()).unwrap();
 }

@@ -25,6 +25,7 @@ fn every_key_of_the_config_file_is_documented() {
     let tables = [
         "",
         "listen",
+        "[identities]",
         "lease",
         "limits",
         "drain",

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::{
-    Caller, Drain, ReloadFailure, Sidecar, permit,
+    Caller, Drain, ReloadFailure, Sidecar,
     ports::{Change, EventSink as _},
     read::TenantReport,
     workers::Notice,
@@ -13,6 +13,7 @@ use super::{
 use crate::{
     config::{self, Config},
     domain::{
+        access::{Action, Claim},
         event::{Actor, Event, Kind, Subject},
         reject::{Reason, Rejection},
         session::{EndCause, Session, SessionId},
@@ -29,6 +30,16 @@ pub struct Reloaded {
     pub restart_required: Vec<String>,
 }
 
+const fn action_of(change: &Change) -> Action {
+    match change {
+        Change::Cap(_) => Action::SetCap,
+        Change::Suspend => Action::Suspend,
+        Change::Resume => Action::Resume,
+        Change::OpenBreaker(_) => Action::OpenBreaker,
+        Change::ResetBreaker => Action::ResetBreaker,
+    }
+}
+
 impl Sidecar {
     /// Changes a tenant by hand.
     ///
@@ -39,14 +50,14 @@ impl Sidecar {
         caller: &Caller,
         tenant: &TenantId,
         change: Change,
-        actor: &Actor,
+        note: String,
     ) -> Result<TenantReport, Rejection> {
-        permit(caller)?;
+        let actor = self.permit(caller, action_of(&change), Some(tenant))?.says(note);
         // Nobody is asked: an operator must be able to stop a tenant while its
         // source is down.
         let terms = self.known_terms(tenant);
         let now = self.now();
-        let view = self.store.change(tenant, &terms, change, actor, now).await?;
+        let view = self.store.change(tenant, &terms, change, &actor, now).await?;
         let version = match self.store.snapshot(tenant, now).await {
             Some(snapshot) => snapshot.version,
             None => terms.told(),
@@ -62,19 +73,23 @@ impl Sidecar {
         &self,
         caller: &Caller,
         id: &SessionId,
-        actor: &Actor,
+        note: String,
     ) -> Result<Session, Rejection> {
-        permit(caller)?;
-        self.end_by_hand(id, EndCause::Revoked, Some(actor)).await
+        let who = self.permit(caller, Action::Revoke, None)?;
+        let claim = Claim::Operator(std::sync::Arc::clone(&who.identity));
+        let actor = who.says(note);
+        let ended = self.end_by_hand(id, &claim, EndCause::Revoked, Some(&actor)).await;
+        self.of_session(caller, Action::Revoke, ended)
     }
 
     async fn end_by_hand(
         &self,
         id: &SessionId,
+        claim: &Claim,
         cause: EndCause,
         actor: Option<&Actor>,
     ) -> Result<Session, Rejection> {
-        let session = self.store.revoke(id, cause, actor, self.now()).await?;
+        let session = self.store.revoke(id, claim, cause, actor, self.now()).await?;
         if let Some(worker) = &session.worker {
             let notice = Notice::Revoked {
                 session: session.id.clone(),
@@ -82,7 +97,7 @@ impl Sidecar {
                 cause,
                 note: actor.map(|actor| actor.note.clone()).unwrap_or_default(),
             };
-            self.workers.tell(worker, &notice);
+            self.workers.tell(worker, &session.owner, &notice);
         }
         Ok(session)
     }
@@ -130,6 +145,7 @@ impl Sidecar {
             tracing::warn!(settings, "some settings hold after a restart");
         }
         self.config.store(std::sync::Arc::new(new));
+        self.guard.changed();
         let new = self.config();
         // Those on the defaults, and those that sources add to, are known only by
         // their state.
@@ -166,19 +182,19 @@ impl Sidecar {
         &self,
         caller: &Caller,
         deadline: Option<Duration>,
-        actor: &Actor,
+        note: String,
     ) -> Result<(Drain, u32), Rejection> {
-        permit(caller)?;
-        Ok(self.begin_drain(deadline, Some(actor)).await)
+        let actor = self.permit(caller, Action::Drain, None)?.says(note);
+        Ok(self.begin_drain(deadline, Some(&actor)).await)
     }
 
     /// As [`Self::reload`], for an operator.
     ///
     /// # Errors
     /// `NOT_PERMITTED`, `RELOAD_FAILED`.
-    pub async fn reload_by(&self, caller: &Caller, actor: &Actor) -> Result<Reloaded, Rejection> {
-        permit(caller)?;
-        self.reload(Some(actor)).await
+    pub async fn reload_by(&self, caller: &Caller, note: String) -> Result<Reloaded, Rejection> {
+        let actor = self.permit(caller, Action::Reload, None)?.says(note);
+        self.reload(Some(&actor)).await
     }
 
     /// Changes what the log shows.
@@ -186,7 +202,7 @@ impl Sidecar {
     /// # Errors
     /// `NOT_PERMITTED`, `INVALID_FIELD`.
     pub fn set_log_filter(&self, caller: &Caller, filter: &str) -> Result<(), Rejection> {
-        permit(caller)?;
+        self.permit(caller, Action::SetLogFilter, None)?;
         self.log.set(filter).map_err(|problem| Rejection::field("filter", problem))
     }
 
@@ -238,7 +254,9 @@ impl Sidecar {
         for tenant in self.store.tenants().await {
             let Some(snapshot) = self.store.snapshot(&tenant, now).await else { continue };
             for session in snapshot.sessions {
-                let done = self.end_by_hand(&session.id, EndCause::DrainDeadline, None).await;
+                let done = self
+                    .end_by_hand(&session.id, &Claim::Sidecar, EndCause::DrainDeadline, None)
+                    .await;
                 ended += u32::from(done.is_ok());
             }
         }

@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod events;
 pub mod figures;
+mod guard;
 mod notices;
 pub mod ports;
 mod presence;
@@ -25,7 +26,6 @@ use dashmap::{DashMap, DashSet};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-pub use self::sessions::AcquireCall;
 use self::{
     events::EventHub,
     ports::{
@@ -34,25 +34,14 @@ use self::{
     },
     workers::{Link, Workers},
 };
+pub use self::{
+    guard::Caller,
+    sessions::{AcquireCall, Acquired, LeaseToken},
+};
 use crate::{
     config::Config,
-    domain::{
-        reject::{Reason, Rejection},
-        tenant::TenantId,
-        time::Now,
-    },
+    domain::{reject::Reason, tenant::TenantId, time::Now},
 };
-
-/// Who calls, and over which connection.
-#[derive(Debug, Clone)]
-pub struct Caller {
-    /// The connection.
-    pub connection: Link,
-    /// Identity, for events.
-    pub actor: String,
-    /// May call at all.
-    pub permitted: bool,
-}
 
 /// How the last reload failed.
 #[derive(Debug, Clone)]
@@ -105,6 +94,7 @@ pub struct Sidecar {
     /// Tenants told of running on the defaults.
     warned: DashSet<TenantId>,
     links: AtomicU64,
+    guard: guard::Guard,
     started: Now,
 }
 
@@ -164,6 +154,7 @@ impl Sidecar {
             config_failing: DashMap::new(),
             warned: DashSet::new(),
             links: AtomicU64::new(1),
+            guard: guard::Guard::default(),
             started,
         }
     }
@@ -190,17 +181,5 @@ impl Sidecar {
     pub async fn tick(&self) {
         let idle_after = self.config().limits.tenant_idle_after;
         self.store.expire(idle_after, self.now()).await;
-    }
-}
-
-/// One rule for all calls, so that none forgets it.
-fn permit(caller: &Caller) -> Result<(), Rejection> {
-    if caller.permitted {
-        Ok(())
-    } else {
-        Err(Rejection::new(
-            Reason::NotPermitted,
-            "only the sidecar's own user and root may call over this socket",
-        ))
     }
 }

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Sidecar, ports::EventSink as _, workers::Notice};
 use crate::domain::{
+    access::Owner,
     event::{Event, Kind},
     session::SessionId,
     tenant::TenantId,
@@ -83,11 +84,17 @@ impl Sidecar {
         let mut by_worker = BTreeMap::<_, Vec<SessionId>>::new();
         for session in snapshot.sessions {
             if let Some(worker) = session.worker {
-                by_worker.entry(worker).or_default().push(session.id);
+                let of = by_worker.entry((worker, session.owner.identity.clone())).or_default();
+                of.push(session.id);
             }
         }
-        for (worker, sessions) in by_worker {
-            self.workers.tell(&worker, &notice(tenant.clone(), sessions, &snapshot.version));
+        for ((worker, identity), sessions) in by_worker {
+            let owner = Owner { identity, lease: None };
+            self.workers.tell(
+                &worker,
+                &owner,
+                &notice(tenant.clone(), sessions, &snapshot.version),
+            );
         }
     }
 }

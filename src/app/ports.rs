@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use crate::{
     config::Config,
     domain::{
+        access::{Claim, Owner},
         admission::{Acquire, Grant, View, Waiting},
         event::{Actor, Event, Severity},
         limits::Terms,
@@ -59,7 +60,6 @@ pub struct Publish {
     pub name: String,
     pub severity: Severity,
     pub attributes: serde_json::Map<String, serde_json::Value>,
-    pub per_second: u32,
 }
 
 /// What an operator changes about a tenant.
@@ -100,7 +100,9 @@ pub struct StoreTotals {
     pub tenants: u32,
 }
 
-/// Holds sessions, and speaks in decisions: each method is one atomic step.
+/// Holds sessions, and speaks in decisions: each method is one atomic step. Who
+/// may act on a session is part of the step: a `claim` that does not hold for it
+/// is refused in the words of a session that is not there.
 /// A store for a fleet answers the same questions from elsewhere.
 #[async_trait]
 pub trait SessionStore: Send + Sync {
@@ -115,13 +117,19 @@ pub trait SessionStore: Send + Sync {
     ) -> Result<Grant, Rejection>;
 
     /// A sign of life.
-    async fn renew(&self, id: &SessionId, renewal: Renewal, now: Now)
-    -> Result<Session, Rejection>;
+    async fn renew(
+        &self,
+        id: &SessionId,
+        claim: &Claim,
+        renewal: Renewal,
+        now: Now,
+    ) -> Result<Session, Rejection>;
 
     /// Ends a session for its client; returns the outcome booked.
     async fn release(
         &self,
         id: &SessionId,
+        claim: &Claim,
         outcome: Outcome,
         failure: Option<Failure>,
         now: Now,
@@ -131,6 +139,7 @@ pub trait SessionStore: Send + Sync {
     async fn report(
         &self,
         id: &SessionId,
+        claim: &Claim,
         failure: Failure,
         end: bool,
         now: Now,
@@ -140,19 +149,27 @@ pub trait SessionStore: Send + Sync {
     async fn revoke(
         &self,
         id: &SessionId,
+        claim: &Claim,
         cause: EndCause,
         actor: Option<&Actor>,
         now: Now,
     ) -> Result<Session, Rejection>;
 
-    /// Logs an agent's event.
-    async fn publish(&self, event: Publish, now: Now) -> Result<(), Rejection>;
+    /// Logs an agent's event, at most so many a second of its tenant.
+    async fn publish(
+        &self,
+        event: Publish,
+        claim: &Claim,
+        per_second: u32,
+        now: Now,
+    ) -> Result<(), Rejection>;
 
-    /// The worker went away. Returns what waits for it.
-    async fn detach(&self, worker: &WorkerId, now: Now) -> Waiting;
+    /// The worker went away. Returns what waits for it: sessions of its identity
+    /// only, since any other may have used its name.
+    async fn detach(&self, worker: &WorkerId, owner: &Owner, now: Now) -> Waiting;
 
     /// The worker is back: its waiting sessions go on.
-    async fn attach(&self, worker: &WorkerId, now: Now);
+    async fn attach(&self, worker: &WorkerId, owner: &Owner, now: Now);
 
     /// Lets time pass. Returns when it wants to be asked again, at the latest.
     async fn expire(&self, idle_after: Duration, now: Now) -> Option<Timestamp>;
@@ -172,7 +189,7 @@ pub trait SessionStore: Send + Sync {
     async fn configure(&self, tenant: &TenantId, terms: &Terms, now: Now) -> bool;
 
     /// One live session.
-    async fn session(&self, id: &SessionId) -> Result<Session, Rejection>;
+    async fn session(&self, id: &SessionId, claim: &Claim) -> Result<Session, Rejection>;
 
     /// Tenants that have state.
     async fn tenants(&self) -> Vec<TenantId>;

@@ -4,11 +4,13 @@
 use std::time::Duration;
 
 use super::{
-    Caller, Sidecar, permit,
+    Caller, Sidecar,
+    guard::Permit,
     ports::EventSink as _,
     workers::{Blocked, Link, Notice},
 };
 use crate::domain::{
+    access::{Action, Owner},
     event::{Event, Kind, Subject},
     reject::Rejection,
     session::{Renewal, Session, SessionId, WorkerId},
@@ -21,32 +23,34 @@ impl Sidecar {
         &self,
         worker: &WorkerId,
         caller: &Caller,
+        who: &Permit,
         now: Now,
     ) -> Result<(), Rejection> {
         let max = self.config().limits.max_workers;
-        if self.workers.call(worker, caller.connection, max)? {
-            self.welcome(worker, now).await;
+        let owner = who.owner("");
+        if self.workers.call(worker, &owner, caller.connection, max)? {
+            self.welcome(worker, &owner, now).await;
         }
         Ok(())
     }
 
-    async fn welcome(&self, worker: &WorkerId, now: Now) {
-        self.store.attach(worker, now).await;
+    async fn welcome(&self, worker: &WorkerId, owner: &Owner, now: Now) {
+        self.store.attach(worker, owner, now).await;
         if !self.workers.is_there(worker) {
             // It went away while it was welcomed.
-            self.store.detach(worker, now).await;
+            self.store.detach(worker, owner, now).await;
         }
         self.events.append(vec![Event::new(now, Subject::worker(worker), Kind::WorkerAttached)]);
     }
 
-    async fn mourn(&self, worker: &WorkerId) {
+    async fn mourn(&self, worker: &WorkerId, owner: &Owner) {
         let now = self.now();
-        let waiting = self.store.detach(worker, now).await;
+        let waiting = self.store.detach(worker, owner, now).await;
         let kind = Kind::WorkerLost { sessions: waiting.sessions, grace: waiting.grace };
         self.events.append(vec![Event::new(now, Subject::worker(worker), kind)]);
         if self.workers.is_there(worker) {
             // It came back while it was mourned.
-            self.store.attach(worker, now).await;
+            self.store.attach(worker, owner, now).await;
         }
     }
 
@@ -61,18 +65,18 @@ impl Sidecar {
         stream: Link,
         notices: tokio::sync::mpsc::Sender<Notice>,
     ) -> Result<(), Rejection> {
-        permit(caller)?;
+        let owner = self.permit(caller, Action::KeepAlive, None)?.owner("");
         let max = self.config().limits.max_workers;
-        if self.workers.open_stream(worker, stream, notices, max)? {
-            self.welcome(worker, self.now()).await;
+        if self.workers.open_stream(worker, &owner, stream, notices, max)? {
+            self.welcome(worker, &owner, self.now()).await;
         }
         Ok(())
     }
 
     /// A KeepAlive stream ended.
     pub async fn stream_closed(&self, worker: &WorkerId, stream: Link) {
-        if self.workers.close_stream(worker, stream) {
-            self.mourn(worker).await;
+        if let Some(owner) = self.workers.close_stream(worker, stream) {
+            self.mourn(worker, &owner).await;
         }
     }
 
@@ -80,9 +84,17 @@ impl Sidecar {
     ///
     /// # Errors
     /// `SESSION_UNKNOWN`, `SESSION_ENDED`.
-    pub async fn hold(&self, id: &SessionId, worker: &WorkerId) -> Result<Session, Rejection> {
+    pub async fn hold(
+        &self,
+        caller: &Caller,
+        id: &SessionId,
+        worker: &WorkerId,
+        lease: &str,
+    ) -> Result<Session, Rejection> {
+        let claim = self.permit(caller, Action::KeepAlive, None)?.claim(lease);
         let renewal = Renewal { worker: Some(worker.clone()), ttl: None, held: true };
-        self.store.renew(id, renewal, self.now()).await
+        let held = self.store.renew(id, &claim, renewal, self.now()).await;
+        self.of_session(caller, Action::KeepAlive, held)
     }
 
     /// A connection began; returns its name.
@@ -94,16 +106,24 @@ impl Sidecar {
 
     /// A connection ended.
     pub async fn connection_closed(&self, connection: Link) {
-        for worker in self.workers.close_connection(connection) {
-            self.mourn(&worker).await;
+        for (worker, owner) in self.workers.close_connection(connection) {
+            self.mourn(&worker, &owner).await;
         }
     }
 
     /// A worker's event loop was blocked, by `session` where that is known.
-    pub async fn slow(&self, worker: &WorkerId, session: Option<&SessionId>, blocked: Duration) {
+    pub async fn slow(
+        &self,
+        caller: &Caller,
+        worker: &WorkerId,
+        session: Option<(&SessionId, &str)>,
+        blocked: Duration,
+    ) {
         let mut subject = Subject::worker(worker);
-        if let Some(id) = session
-            && let Ok(session) = self.store.session(id).await
+        // Tags its own sessions only.
+        if let Some((id, lease)) = session
+            && let Ok(who) = self.permit(caller, Action::KeepAlive, None)
+            && let Ok(session) = self.store.session(id, &who.claim(lease)).await
         {
             subject = Subject { worker: Some(worker.clone()), ..Subject::session(&session) };
         }

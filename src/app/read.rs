@@ -6,13 +6,13 @@ use std::{
 };
 
 use super::{
-    Drain, ReloadFailure, Sidecar,
+    Caller, Drain, ReloadFailure, Sidecar,
     events::Latest,
-    permit,
     ports::{Origin, SourceAnswer, SourceStatus, StoreTotals},
     workers::Health,
 };
 use crate::domain::{
+    access::{Action, Identity},
     admission::{TenantState, View},
     provider::TenantConfig,
     reject::{Reason, Rejection},
@@ -55,42 +55,97 @@ pub struct Report {
     pub tenants: Vec<TenantReport>,
     pub resident_bytes: Option<u64>,
     pub latest: Latest,
+    pub config: Option<ConfigReport>,
 }
 
-/// A watcher's place among the most watchers; given back when dropped.
-pub struct Watching(Arc<Sidecar>);
+/// The config file, as operators of the whole may see it.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "watch_service.proto documents each field")]
+pub struct ConfigReport {
+    pub path: String,
+    pub tenants: usize,
+}
+
+impl Report {
+    /// Leaves out what would tell of tenants that the caller may not see.
+    fn narrow(&mut self) {
+        self.totals = StoreTotals::default();
+        self.rejections.clear();
+        self.workers.clear();
+        self.watchers = 0;
+        self.resident_bytes = None;
+        self.latest = Latest::default();
+        self.reload_failure = None;
+        self.sources.clear();
+        self.config = None;
+    }
+}
+
+/// A watcher's place among the most watchers, and what it may see; the place is
+/// given back when dropped.
+pub struct Watching {
+    sidecar: Arc<Sidecar>,
+    caller: Caller,
+    identity: Arc<Identity>,
+}
+
+impl Watching {
+    /// It may see what concerns this tenant. What concerns none, the sidecar or
+    /// workers of several, is for those who may see all.
+    #[must_use]
+    pub fn sees(&self, tenant: Option<&TenantId>) -> bool {
+        match tenant {
+            Some(tenant) => self.identity.covers(tenant),
+            None => self.identity.covers_all(),
+        }
+    }
+
+    /// Asks again, after identities may have changed.
+    ///
+    /// # Errors
+    /// `NOT_PERMITTED`.
+    pub fn look_again(&mut self) -> Result<(), Rejection> {
+        self.identity = self.sidecar.permit(&self.caller, Action::Watch, None)?.identity;
+        Ok(())
+    }
+}
 
 impl Drop for Watching {
     fn drop(&mut self) {
-        self.0.watchers.fetch_sub(1, Ordering::AcqRel);
+        self.sidecar.watchers.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
 impl Sidecar {
-    /// Takes a place for one more watcher.
+    /// Takes a place for one more watcher, of these tenants where some are named.
     ///
     /// # Errors
     /// `NOT_PERMITTED`, `LIMIT_REACHED`.
-    pub fn watching(self: &Arc<Self>, caller: &super::Caller) -> Result<Watching, Rejection> {
-        permit(caller)?;
+    pub fn watching(
+        self: &Arc<Self>,
+        caller: &Caller,
+        tenants: &[TenantId],
+    ) -> Result<Watching, Rejection> {
+        let identity = self.permit(caller, Action::Watch, None)?.identity;
+        for tenant in tenants {
+            self.permit(caller, Action::Watch, Some(tenant))?;
+        }
         let max = self.config().limits.max_watchers;
         self.watchers
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < max).then_some(n + 1))
             .map_err(|_| Rejection::limit_reached("watchers", max))?;
-        Ok(Watching(Arc::clone(self)))
+        Ok(Watching { sidecar: Arc::clone(self), caller: caller.clone(), identity })
     }
 
     /// Figures of the whole.
     ///
     /// # Errors
     /// `NOT_PERMITTED`.
-    pub async fn report_all(
-        &self,
-        caller: &super::Caller,
-        details: bool,
-    ) -> Result<Report, Rejection> {
+    pub async fn report_all(&self, caller: &Caller, details: bool) -> Result<Report, Rejection> {
         use super::ports::EventSink as _;
-        permit(caller)?;
+        let identity = self.permit(caller, Action::Snapshot, None)?.identity;
+        let all = identity.covers_all();
+        let config = self.config();
         let now = self.now();
         let mut report = Report {
             now,
@@ -115,9 +170,24 @@ impl Sidecar {
             tenants: Vec::new(),
             resident_bytes: self.process.resident_bytes(),
             latest: self.events.latest(),
+            config: Some(ConfigReport {
+                path: config.path.as_ref().map(|p| p.display().to_string()).unwrap_or_default(),
+                tenants: config.tenants.len(),
+            }),
         };
+        if !all {
+            report.narrow();
+        }
         for tenant in self.tenants_in_memory().await {
+            if !identity.covers(&tenant) {
+                continue;
+            }
             let Some(snapshot) = self.store.snapshot(&tenant, now).await else { continue };
+            if !all {
+                report.totals.tenants += 1;
+                report.totals.started += snapshot.view.totals.started;
+                report.totals.failures += snapshot.view.totals.failures;
+            }
             report.pending += snapshot.view.pending;
             if snapshot.view.live > 0 {
                 report.by_tenant.insert(tenant.to_string(), snapshot.view.live);
@@ -148,16 +218,23 @@ impl Sidecar {
         self.tenant_configs.status()
     }
 
-    /// Live sessions, ordered by id.
+    /// Live sessions, of one tenant where it is named, ordered by id.
     ///
     /// # Errors
     /// `NOT_PERMITTED`.
-    pub async fn sessions(&self, caller: &super::Caller) -> Result<Vec<Session>, Rejection> {
-        permit(caller)?;
+    pub async fn sessions(
+        &self,
+        caller: &Caller,
+        of: Option<&TenantId>,
+    ) -> Result<Vec<Session>, Rejection> {
+        let identity = self.permit(caller, Action::ListSessions, of)?.identity;
         let now = self.now();
         let mut all = Vec::new();
         for tenant in self.store.tenants().await {
-            if let Some(snapshot) = self.store.snapshot(&tenant, now).await {
+            if identity.covers(&tenant)
+                && of.is_none_or(|of| *of == tenant)
+                && let Some(snapshot) = self.store.snapshot(&tenant, now).await
+            {
                 all.extend(snapshot.sessions);
             }
         }
@@ -169,10 +246,11 @@ impl Sidecar {
     ///
     /// # Errors
     /// `NOT_PERMITTED`.
-    pub async fn tenants(&self, caller: &super::Caller) -> Result<Vec<TenantId>, Rejection> {
-        permit(caller)?;
+    pub async fn tenants(&self, caller: &Caller) -> Result<Vec<TenantId>, Rejection> {
+        let identity = self.permit(caller, Action::ListTenants, None)?.identity;
         let mut all = self.store.tenants().await;
         all.extend(self.config().tenants.keys().cloned());
+        all.retain(|tenant| identity.covers(tenant));
         all.sort_unstable();
         all.dedup();
         Ok(all)
@@ -185,10 +263,15 @@ impl Sidecar {
     /// state.
     pub async fn tenant(
         &self,
-        caller: &super::Caller,
+        caller: &Caller,
         tenant: &TenantId,
     ) -> Result<TenantReport, Rejection> {
-        permit(caller)?;
+        self.permit(caller, Action::GetTenant, Some(tenant))?;
+        self.show(tenant).await
+    }
+
+    /// As [`Self::tenant`], for one who was let in.
+    pub(super) async fn show(&self, tenant: &TenantId) -> Result<TenantReport, Rejection> {
         let now = self.now();
         if let Some(snapshot) = self.store.snapshot(tenant, now).await {
             let config = self.known_config(tenant);
@@ -220,10 +303,10 @@ impl Sidecar {
     /// `NOT_PERMITTED`.
     pub async fn explain(
         &self,
-        caller: &super::Caller,
+        caller: &Caller,
         tenant: &TenantId,
     ) -> Result<(Vec<Origin>, Vec<SourceAnswer>), Rejection> {
-        permit(caller)?;
+        self.permit(caller, Action::GetTenant, Some(tenant))?;
         Ok(self.tenant_configs.explain(tenant).await)
     }
 

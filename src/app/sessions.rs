@@ -5,12 +5,14 @@ use std::time::Duration;
 use tracing::Instrument as _;
 
 use super::{
-    Caller, Sidecar, permit,
+    Caller, Sidecar,
+    guard::Permit,
     ports::{EventSink as _, Publish, SharedCaps},
 };
 use crate::{
     config::Config,
     domain::{
+        access::{Action, Owner},
         admission::{Acquire, Grant},
         event::{Event, Kind, Subject},
         provider::ResolvedConfig,
@@ -34,6 +36,28 @@ pub struct AcquireCall {
     pub ttl: Option<Duration>,
     pub activate: bool,
     pub patience: Option<Duration>,
+    pub lease_token: LeaseToken,
+}
+
+/// A granted slot with what goes to its holder alone.
+#[derive(Debug)]
+pub struct Acquired {
+    /// The slot.
+    pub grant: Grant,
+    /// The tenant's config, credentials in clear.
+    pub config: ResolvedConfig,
+    /// What to show in later calls; empty where the identity is enough.
+    pub lease_token: LeaseToken,
+}
+
+/// A lease token in clear: not printed.
+#[derive(Clone, Default)]
+pub struct LeaseToken(pub String);
+
+impl std::fmt::Debug for LeaseToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LeaseToken([redacted])")
+    }
 }
 
 /// A step of an acquire, as a span of its own.
@@ -41,20 +65,37 @@ fn child(step: &'static str, tenant: &tenant::TenantId) -> tracing::Span {
     tracing::info_span!(target: "tenantd::rpc", "step", otel.name = step, tenant = tenant.as_str())
 }
 
+/// Shortest and longest lease token that a client may choose.
+const LEASE_TOKEN: std::ops::RangeInclusive<usize> = 16..=256;
+
+/// The client's own, so that a retry shows the same; else a new one. None where
+/// the identity is enough.
+fn lease_token(who: &Permit, chosen: &LeaseToken) -> Result<LeaseToken, Rejection> {
+    if !who.identity.shared {
+        return Ok(LeaseToken::default());
+    }
+    if chosen.0.is_empty() {
+        return Ok(LeaseToken(uuid::Uuid::new_v4().simple().to_string()));
+    }
+    let (min, max) = (LEASE_TOKEN.start(), LEASE_TOKEN.end());
+    if LEASE_TOKEN.contains(&chosen.0.len()) && chosen.0.bytes().all(|b| b.is_ascii_graphic()) {
+        Ok(chosen.clone())
+    } else {
+        let problem = format!("must be {min} to {max} printable ASCII characters without spaces");
+        Err(Rejection::field("lease_token", problem))
+    }
+}
+
 impl Sidecar {
     /// Takes a slot: malformed, not permitted, then the tenant's own order.
     ///
     /// # Errors
     /// Why not; each refusal is an event and a count.
-    pub async fn acquire(
-        &self,
-        caller: &Caller,
-        call: AcquireCall,
-    ) -> Result<(Grant, ResolvedConfig), Rejection> {
+    pub async fn acquire(&self, caller: &Caller, call: AcquireCall) -> Result<Acquired, Rejection> {
         let now = self.now();
         let granted = self.try_acquire(caller, &call, now).await;
         let (tenant, reason) = match &granted {
-            Ok((grant, _)) => (Some(&grant.session.tenant), None),
+            Ok(got) => (Some(&got.grant.session.tenant), None),
             Err((refused, _)) => (refused.tenant.as_ref(), Some(refused.reason)),
         };
         let known = tenant.is_some_and(|tenant| self.is_configured(tenant));
@@ -64,17 +105,16 @@ impl Sidecar {
             span.record("tenant", tenant.as_str());
         }
         span.record("reason", reason.map(crate::domain::reject::Reason::name));
-        span.record(
-            "session_id",
-            granted.as_ref().ok().map(|(grant, _)| grant.session.id.as_str()),
-        );
+        span.record("session_id", granted.as_ref().ok().map(|got| got.grant.session.id.as_str()));
         span.record("agent_name", (!call.agent_name.is_empty()).then_some(&*call.agent_name));
         if let Err((refused, told)) = &granted {
             *self.rejections.entry(refused.reason).or_default() += 1;
             if !told {
                 let subject = Subject { tenant: refused.tenant.clone(), ..Subject::default() };
                 let kind = Kind::SessionRejected(Box::new(refused.clone()));
-                self.events.append(vec![Event::new(now, subject, kind)]);
+                let denied = refused.reason == Reason::NotPermitted;
+                let actor = denied.then(|| self.actor(caller));
+                self.events.append(vec![Event::new(now, subject, kind).by(actor.as_ref())]);
             }
         }
         granted.map_err(|(refused, _)| refused)
@@ -86,15 +126,21 @@ impl Sidecar {
         caller: &Caller,
         call: &AcquireCall,
         now: Now,
-    ) -> Result<(Grant, ResolvedConfig), (Rejection, bool)> {
+    ) -> Result<Acquired, (Rejection, bool)> {
         let config = self.config();
         let untold = |refused| (refused, false);
         let request = self.parse(call, &config).map_err(untold)?;
         let tenant =
             tenant::bind(&call.job_metadata, &call.room_metadata, &call.tenant).map_err(untold)?;
-        permit(caller).map_err(|refused| untold(refused.of(&tenant)))?;
+        let who = self.allows(caller, Action::Acquire, Some(&tenant)).map_err(|refused| {
+            self.count_denied();
+            untold(refused.of(&tenant))
+        })?;
+        let lease_token = lease_token(&who, &call.lease_token).map_err(untold)?;
         if let Some(worker) = &request.worker {
-            self.greet(worker, caller, now).await.map_err(|refused| untold(refused.of(&tenant)))?;
+            self.greet(worker, caller, &who, now)
+                .await
+                .map_err(|refused| untold(refused.of(&tenant)))?;
         }
         let super::tenant_config::Resolved { terms, config: resolved } =
             self.resolve(&tenant, now, call.patience).instrument(child("resolve", &tenant)).await;
@@ -103,7 +149,9 @@ impl Sidecar {
             machine: config.limits.max_sessions,
             unknown_tenants: config.limits.max_tenants,
         };
+        let owner = who.owner(&lease_token.0);
         let request = Acquire {
+            owner: owner.clone(),
             draining: self.draining().is_some(),
             config_failed: resolved.as_ref().err().cloned(),
             config_version: resolved.as_ref().map(|r| r.version.clone()).unwrap_or_default(),
@@ -127,10 +175,10 @@ impl Sidecar {
         })?;
         if let Some(worker) = worker.filter(|worker| !self.workers.is_there(worker)) {
             // Its connection broke while the slot was being taken.
-            self.store.detach(&worker, now).await;
+            self.store.detach(&worker, &owner, now).await;
         }
         match resolved {
-            Ok(resolved) => Ok((grant, resolved)),
+            Ok(config) => Ok(Acquired { grant, config, lease_token }),
             // A live session asked again while its config is broken: the lease
             // stands, the config cannot be given.
             Err(refused) => Err((refused.of(&tenant), false)),
@@ -157,6 +205,7 @@ impl Sidecar {
         };
         Ok(Acquire {
             session,
+            owner: Owner::default(),
             agent: AgentName::parse_optional(&call.agent_name)?,
             worker: WorkerId::parse_optional(&call.worker)?,
             ttl: call.ttl,
@@ -177,14 +226,16 @@ impl Sidecar {
         id: &SessionId,
         worker: Option<&WorkerId>,
         ttl: Option<Duration>,
+        lease: &str,
     ) -> Result<Session, Rejection> {
-        permit(caller)?;
+        let who = self.permit(caller, Action::Renew, None)?;
         let now = self.now();
         if let Some(worker) = worker {
-            self.greet(worker, caller, now).await?;
+            self.greet(worker, caller, &who, now).await?;
         }
         let renewal = Renewal { worker: worker.cloned(), ttl, held: false };
-        self.store.renew(id, renewal, now).await
+        let renewed = self.store.renew(id, &who.claim(lease), renewal, now).await;
+        self.of_session(caller, Action::Renew, renewed)
     }
 
     /// Ends a session for its client.
@@ -197,9 +248,11 @@ impl Sidecar {
         id: &SessionId,
         outcome: Outcome,
         failure: Option<Failure>,
+        lease: &str,
     ) -> Result<Outcome, Rejection> {
-        permit(caller)?;
-        self.store.release(id, outcome, failure, self.now()).await
+        let claim = self.permit(caller, Action::Release, None)?.claim(lease);
+        let booked = self.store.release(id, &claim, outcome, failure, self.now()).await;
+        self.of_session(caller, Action::Release, booked)
     }
 
     /// Marks a session as failed.
@@ -212,9 +265,11 @@ impl Sidecar {
         id: &SessionId,
         failure: Failure,
         end: bool,
+        lease: &str,
     ) -> Result<(Session, bool), Rejection> {
-        permit(caller)?;
-        self.store.report(id, failure, end, self.now()).await
+        let claim = self.permit(caller, Action::Report, None)?.claim(lease);
+        let reported = self.store.report(id, &claim, failure, end, self.now()).await;
+        self.of_session(caller, Action::Report, reported)
     }
 
     /// The current config of a live session.
@@ -225,10 +280,12 @@ impl Sidecar {
         &self,
         caller: &Caller,
         id: &SessionId,
+        lease: &str,
         patience: Option<Duration>,
     ) -> Result<ResolvedConfig, Rejection> {
-        permit(caller)?;
-        let session = self.store.session(id).await?;
+        let claim = self.permit(caller, Action::SessionConfig, None)?.claim(lease);
+        let session = self.store.session(id, &claim).await;
+        let session = self.of_session(caller, Action::SessionConfig, session)?;
         let resolved = self.resolve(&session.tenant, self.now(), patience).await;
         resolved.config.map_err(|refused| refused.of(&session.tenant))
     }
@@ -237,9 +294,15 @@ impl Sidecar {
     ///
     /// # Errors
     /// `SESSION_UNKNOWN`, `SESSION_ENDED`, `LIMIT_REACHED`.
-    pub async fn publish(&self, caller: &Caller, mut event: Publish) -> Result<(), Rejection> {
-        permit(caller)?;
-        event.per_second = self.config().limits.agent_events_per_second;
-        self.store.publish(event, self.now()).await
+    pub async fn publish(
+        &self,
+        caller: &Caller,
+        event: Publish,
+        lease: &str,
+    ) -> Result<(), Rejection> {
+        let claim = self.permit(caller, Action::Publish, None)?.claim(lease);
+        let per_second = self.config().limits.agent_events_per_second;
+        let published = self.store.publish(event, &claim, per_second, self.now()).await;
+        self.of_session(caller, Action::Publish, published)
     }
 }

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use crate::domain::{
+    access::Owner,
     reject::{Reason, Rejection},
     session::{EndCause, SessionId, WorkerId},
     tenant::TenantId,
@@ -58,6 +59,8 @@ pub struct Health {
 
 #[derive(Default)]
 struct Worker {
+    /// Whose process it is: its name means nothing to others.
+    owner: Owner,
     streams: HashMap<Link, mpsc::Sender<Notice>>,
     connections: HashSet<Link>,
     had_stream: bool,
@@ -101,12 +104,18 @@ impl Workers {
     /// # Errors
     /// `LIMIT_REACHED` at `max` workers; `UNDECIDED` when the connection ended
     /// meanwhile, so that nobody is left in the table by a late call.
-    pub fn call(&self, worker: &WorkerId, connection: Link, max: usize) -> Result<bool, Rejection> {
+    pub fn call(
+        &self,
+        worker: &WorkerId,
+        owner: &Owner,
+        connection: Link,
+        max: usize,
+    ) -> Result<bool, Rejection> {
         let table = &mut *self.0.lock();
         let Some(callers) = table.connections.get_mut(&connection) else {
             return Err(Rejection::new(Reason::Undecided, "the connection was closed"));
         };
-        let came = link(&mut table.workers, worker, max, |there| {
+        let came = link(&mut table.workers, worker, owner, max, |there| {
             there.connections.insert(connection);
         })?;
         callers.insert(worker.clone());
@@ -120,46 +129,49 @@ impl Workers {
     pub fn open_stream(
         &self,
         worker: &WorkerId,
+        owner: &Owner,
         stream: Link,
         notices: mpsc::Sender<Notice>,
         max: usize,
     ) -> Result<bool, Rejection> {
-        link(&mut self.0.lock().workers, worker, max, |there| {
+        link(&mut self.0.lock().workers, worker, owner, max, |there| {
             there.streams.insert(stream, notices);
             there.had_stream = true;
         })
     }
 
-    /// A stream ended. True when the worker is gone with it.
-    pub fn close_stream(&self, worker: &WorkerId, stream: Link) -> bool {
+    /// A stream ended. Whose worker is gone with it, where it is.
+    pub fn close_stream(&self, worker: &WorkerId, stream: Link) -> Option<Owner> {
         let table = &mut *self.0.lock();
-        let Entry::Occupied(mut there) = table.workers.entry(worker.clone()) else { return false };
+        let Entry::Occupied(mut there) = table.workers.entry(worker.clone()) else { return None };
         there.get_mut().streams.remove(&stream);
         if there.get().is_there() {
-            return false;
+            return None;
         }
-        for connection in there.remove().connections {
+        let gone = there.remove();
+        for connection in gone.connections {
             if let Some(callers) = table.connections.get_mut(&connection) {
                 callers.remove(worker);
             }
         }
-        true
+        Some(gone.owner)
     }
 
     /// A connection ended. The workers that are gone with it.
-    pub fn close_connection(&self, connection: Link) -> Vec<WorkerId> {
+    pub fn close_connection(&self, connection: Link) -> Vec<(WorkerId, Owner)> {
         let table = &mut *self.0.lock();
-        let mut gone = table.connections.remove(&connection).unwrap_or_default();
-        gone.retain(|worker| {
-            let Some(there) = table.workers.get_mut(worker) else { return false };
+        let callers = table.connections.remove(&connection).unwrap_or_default();
+        let mut gone = Vec::new();
+        for worker in callers {
+            let Some(there) = table.workers.get_mut(&worker) else { continue };
             there.connections.remove(&connection);
-            if there.is_there() {
-                return false;
+            if !there.is_there()
+                && let Some(there) = table.workers.remove(&worker)
+            {
+                gone.push((worker, there.owner));
             }
-            table.workers.remove(worker);
-            true
-        });
-        gone.into_iter().collect()
+        }
+        gone
     }
 
     /// Is it there?
@@ -189,9 +201,12 @@ impl Workers {
         table.workers.iter().map(|(worker, there)| (worker.clone(), there.health.clone())).collect()
     }
 
-    /// Tells one worker. A stream that does not keep up is closed.
-    pub fn tell(&self, worker: &WorkerId, notice: &Notice) {
-        if let Some(there) = self.0.lock().workers.get_mut(worker) {
+    /// Tells one worker, if it is of the same identity as the session that it is
+    /// told about. A stream that does not keep up is closed.
+    pub fn tell(&self, worker: &WorkerId, owner: &Owner, notice: &Notice) {
+        if let Some(there) = self.0.lock().workers.get_mut(worker)
+            && there.owner.identity == owner.identity
+        {
             there.streams.retain(|_, stream| stream.try_send(notice.clone()).is_ok());
         }
     }
@@ -207,11 +222,16 @@ impl Workers {
 fn link(
     workers: &mut HashMap<WorkerId, Worker>,
     worker: &WorkerId,
+    owner: &Owner,
     max: usize,
     add: impl FnOnce(&mut Worker),
 ) -> Result<bool, Rejection> {
     let full = workers.len() >= max;
     match workers.entry(worker.clone()) {
+        // Its notices and its sessions' lives would be the other's.
+        Entry::Occupied(there) if there.get().owner.identity != owner.identity => {
+            Err(Rejection::field("worker", "is the name of another process; names must be unique"))
+        }
         Entry::Occupied(mut there) => {
             add(there.get_mut());
             Ok(false)
@@ -220,7 +240,7 @@ fn link(
             Err(Rejection::limit_reached("workers", u32::try_from(max).unwrap_or(u32::MAX)))
         }
         Entry::Vacant(place) => {
-            add(place.insert(Worker::default()));
+            add(place.insert(Worker { owner: owner.clone(), ..Worker::default() }));
             Ok(true)
         }
     }
@@ -244,21 +264,21 @@ mod tests {
     #[test]
     fn a_worker_without_a_stream_lives_with_its_last_connection() {
         let workers = with_connections();
-        assert!(workers.call(&worker(), 1, 10).unwrap());
-        assert!(!workers.call(&worker(), 2, 10).unwrap());
+        assert!(workers.call(&worker(), &Owner::default(), 1, 10).unwrap());
+        assert!(!workers.call(&worker(), &Owner::default(), 2, 10).unwrap());
         assert!(workers.close_connection(1).is_empty());
-        assert_eq!(workers.close_connection(2), [worker()]);
+        assert_eq!(workers.close_connection(2), [(worker(), Owner::default())]);
     }
 
     #[test]
     fn a_worker_with_a_stream_lives_with_its_streams() {
         let workers = with_connections();
         let (notices, _kept) = mpsc::channel(1);
-        workers.call(&worker(), 1, 10).unwrap();
-        workers.open_stream(&worker(), 7, notices.clone(), 10).unwrap();
-        workers.open_stream(&worker(), 8, notices, 10).unwrap();
-        assert!(!workers.close_stream(&worker(), 7));
-        assert!(workers.close_stream(&worker(), 8), "the open connection does not count");
+        workers.call(&worker(), &Owner::default(), 1, 10).unwrap();
+        workers.open_stream(&worker(), &Owner::default(), 7, notices.clone(), 10).unwrap();
+        workers.open_stream(&worker(), &Owner::default(), 8, notices, 10).unwrap();
+        assert!(workers.close_stream(&worker(), 7).is_none());
+        assert!(workers.close_stream(&worker(), 8).is_some(), "the open connection does not count");
     }
 
     #[test]
@@ -267,9 +287,9 @@ mod tests {
         for n in 0..100 {
             let worker = WorkerId::parse(&format!("w{n}")).unwrap();
             let (notices, _kept) = mpsc::channel(1);
-            workers.call(&worker, 1, 10).unwrap();
-            workers.open_stream(&worker, n, notices, 10).unwrap();
-            assert!(workers.close_stream(&worker, n));
+            workers.call(&worker, &Owner::default(), 1, 10).unwrap();
+            workers.open_stream(&worker, &Owner::default(), n, notices, 10).unwrap();
+            assert!(workers.close_stream(&worker, n).is_some());
         }
         assert_eq!(workers.0.lock().connections[&1].len(), 0);
     }
@@ -278,16 +298,36 @@ mod tests {
     fn a_call_that_outlives_its_connection_leaves_nobody_behind() {
         let workers = with_connections();
         workers.close_connection(1);
-        assert!(workers.call(&worker(), 1, 10).is_err());
+        assert!(workers.call(&worker(), &Owner::default(), 1, 10).is_err());
         assert_eq!(workers.count(), 0);
     }
 
     #[test]
     fn the_table_is_bounded() {
         let workers = with_connections();
-        workers.call(&worker(), 1, 1).unwrap();
+        workers.call(&worker(), &Owner::default(), 1, 1).unwrap();
         let other = WorkerId::parse("w2").unwrap();
-        assert_eq!(workers.call(&other, 1, 1).unwrap_err().limit, Some(1));
-        assert!(workers.call(&worker(), 2, 1).is_ok(), "one that is there may go on");
+        assert_eq!(workers.call(&other, &Owner::default(), 1, 1).unwrap_err().limit, Some(1));
+        assert!(
+            workers.call(&worker(), &Owner::default(), 2, 1).is_ok(),
+            "one that is there may go on"
+        );
+    }
+
+    #[test]
+    fn a_name_is_its_identitys_while_it_is_there() {
+        let of = |name: &str| Owner { identity: Some(name.into()), lease: None };
+        let workers = with_connections();
+        let (notices, mut heard) = mpsc::channel(1);
+        workers.open_stream(&worker(), &of("a"), 7, notices.clone(), 10).unwrap();
+        assert!(workers.call(&worker(), &of("b"), 1, 10).is_err());
+        assert!(workers.open_stream(&worker(), &of("b"), 8, notices, 10).is_err());
+        let notice = Notice::Draining { deadline: std::time::Duration::ZERO };
+        workers.tell(&worker(), &of("b"), &notice);
+        assert!(heard.try_recv().is_err(), "not told of another's sessions");
+        workers.tell(&worker(), &of("a"), &notice);
+        assert!(heard.try_recv().is_ok());
+        assert_eq!(workers.close_stream(&worker(), 7), Some(of("a")));
+        assert!(workers.call(&worker(), &of("b"), 1, 10).unwrap(), "it is free now");
     }
 }

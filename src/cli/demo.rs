@@ -107,6 +107,7 @@ async fn release(sessions: &mut Sessions, id: &str, outcome: v1::Outcome) -> Res
         session_id: id.to_owned(),
         outcome: outcome.into(),
         failure: None,
+        ..Default::default()
     };
     sessions.release_session(asked).await.map(drop)
 }

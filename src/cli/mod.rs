@@ -11,6 +11,7 @@ pub mod serve;
 pub mod snapshot;
 pub mod tenants;
 pub mod text;
+mod token;
 pub mod watch;
 
 use std::{io::Write as _, process::ExitCode};
@@ -46,6 +47,8 @@ enum Command {
     Check(check::Args),
     #[command(subcommand)]
     Config(schema::Command),
+    #[command(subcommand)]
+    Token(token::Command),
     Demo(demo::Args),
     Watch(watch::Args),
     Healthcheck(healthcheck::Args),
@@ -84,6 +87,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Serve(args) => serve::run(args).await,
         Command::Check(args) => check::run(args).await,
         Command::Config(command) => schema::run(&command),
+        Command::Token(command) => token::run(&command),
         Command::Demo(args) => demo::run(args).await,
         Command::Watch(args) => watch::run(client::address(cli.address)?, args).await,
         Command::Healthcheck(args) => healthcheck::run(client::address(cli.address)?, args).await,

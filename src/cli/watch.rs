@@ -208,6 +208,7 @@ fn detail_json(detail: &Detail) -> Value {
         Detail::SidecarDraining(d) => json!({
             "deadline_seconds": seconds(d.deadline.as_ref()), "live_sessions": d.live_sessions,
         }),
+        Detail::CallDenied(d) => json!({ "rpc": d.rpc, "message": d.message }),
         Detail::SidecarReloaded(d) => {
             json!({ "ok": d.ok, "error": d.error, "tenants_changed": d.tenants_changed })
         }

@@ -28,7 +28,8 @@ use self::{
     source::SourceConfig,
 };
 use crate::domain::{
-    limits::TenantLimits, provider::TenantConfig, session::AgentName, tenant::TenantId,
+    access::Access, limits::TenantLimits, provider::TenantConfig, session::AgentName,
+    tenant::TenantId,
 };
 
 /// Largest config file.
@@ -128,6 +129,8 @@ pub struct Config {
     pub entries: BTreeMap<TenantId, Arc<Entry>>,
     /// Other sources, asked in this order after the file.
     pub sources: Vec<SourceConfig>,
+    /// Who may call.
+    pub access: Arc<Access>,
     /// Where Prometheus scrapes.
     pub prometheus: Option<SocketAddr>,
     /// Where `vault:` credentials are.
@@ -165,6 +168,7 @@ impl Config {
             }),
             entries: BTreeMap::new(),
             sources: Vec::new(),
+            access: Arc::default(),
             prometheus: None,
             vault: None,
             generation: next_generation(),

@@ -45,6 +45,8 @@ pub struct File {
     pub unknown_tenants: Option<UnknownTenants>,
     /// Where to listen (restart).
     pub listen: Listen,
+    /// Who may call, beside the sidecar's own user and root.
+    pub identities: Vec<Identity>,
     /// When leases end, for all tenants.
     pub lease: Lease,
     /// Bounds of tables, queues and messages.
@@ -79,6 +81,45 @@ pub struct Listen {
     pub unix: Option<Spanned<String>>,
     /// Loopback IP and port, for example "127.0.0.1:7443".
     pub tcp: Option<Spanned<String>>,
+}
+
+/// Somebody who may call.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    /// 1-64 characters of [A-Za-z0-9_.-]; on events, and as the owner of sessions.
+    pub name: Spanned<String>,
+    /// What it is for. An admin is a viewer too.
+    pub roles: Spanned<Vec<Role>>,
+    /// Whom it may act for: "acme", "acme-*" or "*".
+    pub tenants: Spanned<Vec<Spanned<String>>>,
+    /// Bearer tokens, as `tenantd token new` prints them: "sha256:" and 64 hexadecimal digits. Two during a rotation.
+    #[serde(default)]
+    pub tokens: Vec<Spanned<String>>,
+    /// Users on the unix socket, by number.
+    #[serde(default)]
+    pub uids: Vec<Spanned<u32>>,
+    /// Primary groups on the unix socket, by number.
+    #[serde(default)]
+    pub gids: Vec<Spanned<u32>>,
+    /// URIs in client certificates, for example "spiffe://example.org/agent".
+    #[serde(default)]
+    pub uris: Vec<Spanned<String>>,
+    /// DNS names in client certificates.
+    #[serde(default)]
+    pub dns_names: Vec<Spanned<String>>,
+    /// Processes that need not trust each other use it: calls about a session need its lease token. Default false.
+    #[serde(default)]
+    pub shared: bool,
+}
+
+/// What an identity is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    Agent,
+    Viewer,
+    Admin,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]

@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::{
+    access::{Claim, Owner},
     breaker::{self, Breaker, Ticket},
     budget::Budget,
     event::{Actor, Event, Kind, Subject},
@@ -31,6 +32,8 @@ pub const EXPIRE_BATCH: usize = 512;
 pub struct Acquire {
     /// The session.
     pub session: SessionId,
+    /// Who asks.
+    pub owner: Owner,
     /// The agent that serves it.
     pub agent: Option<AgentName>,
     /// The calling process.
@@ -206,7 +209,8 @@ impl TenantState {
     /// even for a moment in which a sibling asks.
     ///
     /// # Errors
-    /// The first reason that matches, in this order: draining, suspended,
+    /// `SESSION_CONFLICT` when another has it; else the first reason that matches,
+    /// in this order: draining, suspended,
     /// breaker, tenant cap, `claim`'s (agent cap, machine cap), config.
     pub fn acquire(
         &mut self,
@@ -218,6 +222,9 @@ impl TenantState {
         self.expire(now, out);
         self.last_used = now.mono;
         if let Some(lease) = self.leases.get(&request.session) {
+            if !lease.session.owner.is(&request.owner) {
+                return Err(Rejection::session_conflict().of(&self.tenant));
+            }
             // A retry of the request process is no sign of life of the process
             // that is to run the session.
             let same_caller = request.worker.is_some() && lease.session.worker == request.worker;
@@ -320,6 +327,7 @@ impl TenantState {
         let session = Session {
             id: request.session.clone(),
             tenant: self.tenant.clone(),
+            owner: request.owner.clone(),
             agent: request.agent.clone(),
             worker: request.worker.clone(),
             state,
@@ -487,6 +495,7 @@ impl TenantState {
     pub fn detach(
         &mut self,
         worker: &WorkerId,
+        owner: &Owner,
         blamed: bool,
         now: Now,
         out: &mut Vec<Event>,
@@ -495,8 +504,9 @@ impl TenantState {
         let until = now.mono.plus(self.limits.lease.grace);
         let mut waiting = Waiting { sessions: 0, grace: self.limits.lease.grace };
         for lease in self.leases.values_mut() {
-            if lease.session.worker.as_ref() != Some(worker) || lease.session.state == State::Grace
-            {
+            let its = lease.session.worker.as_ref() == Some(worker)
+                && lease.session.owner.identity == owner.identity;
+            if !its || lease.session.state == State::Grace {
                 continue;
             }
             waiting.sessions += 1;
@@ -515,10 +525,12 @@ impl TenantState {
     }
 
     /// The worker is back: its waiting leases go on.
-    pub fn attach(&mut self, worker: &WorkerId, now: Now) {
+    pub fn attach(&mut self, worker: &WorkerId, owner: &Owner, now: Now) {
         for lease in self.leases.values_mut() {
             let session = &mut lease.session;
-            if session.worker.as_ref() == Some(worker) && session.state == State::Grace {
+            let its =
+                session.worker.as_ref() == Some(worker) && session.owner.identity == owner.identity;
+            if its && session.state == State::Grace {
                 session.state = State::Active;
                 session.deadline = now.mono.plus(session.ttl);
                 lease.blamed = false;
@@ -691,6 +703,20 @@ impl TenantState {
     #[must_use]
     pub const fn totals(&self) -> Totals {
         self.totals
+    }
+
+    /// `claim` holds for a live session.
+    ///
+    /// # Errors
+    /// `SESSION_UNKNOWN`, in the same words when the session is not there and
+    /// when it is somebody else's.
+    pub fn check(&self, id: &SessionId, claim: &Claim) -> Result<(), Rejection> {
+        let session = self.session(id).ok_or_else(Rejection::session_unknown)?;
+        if claim.admits(&self.tenant, &session.owner) {
+            Ok(())
+        } else {
+            Err(Rejection::session_hidden(&self.tenant))
+        }
     }
 
     /// One live session.

@@ -156,6 +156,10 @@ pub enum Kind {
         error: Option<String>,
         tenants_changed: u32,
     },
+    CallDenied {
+        rpc: &'static str,
+        message: String,
+    },
 }
 
 impl Kind {
@@ -183,6 +187,7 @@ impl Kind {
             Self::WorkerSlow { .. } => "worker_slow",
             Self::Draining { .. } => "sidecar_draining",
             Self::Reloaded { .. } => "sidecar_reloaded",
+            Self::CallDenied { .. } => "call_denied",
         }
     }
 }
@@ -226,7 +231,7 @@ impl Event {
             Kind::SessionRejected(rejection) => {
                 std::mem::size_of::<Rejection>() + rejection.message.len()
             }
-            Kind::ConfigFailed { message, .. } => message.len(),
+            Kind::ConfigFailed { message, .. } | Kind::CallDenied { message, .. } => message.len(),
             Kind::Reloaded { error, .. } => error.as_ref().map_or(0, String::len),
             Kind::SessionAcquired { config_version, .. } => config_version.len(),
             _ => 0,

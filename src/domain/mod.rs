@@ -12,6 +12,7 @@
 //! - nothing is decided, stored or tagged for a malformed tenant id.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod access;
 pub mod admission;
 pub mod breaker;
 pub mod budget;

@@ -146,6 +146,9 @@ pub struct Rejection {
     pub outcome: Option<Outcome>,
     /// The field that is wrong.
     pub field: Option<String>,
+    /// It is there, but not for this caller: told as an event, and never to the
+    /// caller.
+    pub hidden: Option<Box<TenantId>>,
 }
 
 impl Rejection {
@@ -161,6 +164,7 @@ impl Rejection {
             current: None,
             outcome: None,
             field: None,
+            hidden: None,
         }
     }
 
@@ -228,6 +232,15 @@ impl Rejection {
         refused
     }
 
+    /// A session id that is another session's.
+    #[must_use]
+    pub fn session_conflict() -> Self {
+        Self::new(
+            Reason::SessionConflict,
+            "the session id is in use elsewhere; session ids must be unique",
+        )
+    }
+
     /// A session that has ended.
     #[must_use]
     pub fn ended(outcome: Outcome) -> Self {
@@ -236,6 +249,14 @@ impl Rejection {
             format!("the session has ended with outcome {}", outcome.name()),
         );
         refused.outcome = Some(outcome);
+        refused
+    }
+
+    /// A session that is not the caller's, in the words of one that nobody knows.
+    #[must_use]
+    pub fn session_hidden(tenant: &TenantId) -> Self {
+        let mut refused = Self::session_unknown();
+        refused.hidden = Some(Box::new(tenant.clone()));
         refused
     }
 

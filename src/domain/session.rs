@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
+    access::Owner,
     reject::Rejection,
     tenant::TenantId,
     time::{Now, Timestamp},
@@ -210,6 +211,8 @@ pub struct Session {
     pub id: SessionId,
     /// Its tenant.
     pub tenant: TenantId,
+    /// Who acquired it.
+    pub owner: Owner,
     /// The agent class that serves it.
     pub agent: Option<AgentName>,
     /// The process that holds it.

@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status};
 use super::{caller, convert, status::status};
 use crate::{
     app::{Caller, Sidecar, ports::Change},
-    domain::{event::Actor, reject::Rejection, session::SessionId, tenant::TenantId},
+    domain::{reject::Rejection, session::SessionId, tenant::TenantId},
     wire::v1::{self, admin_service_server::AdminService, set_tenant_cap_request},
 };
 
@@ -33,13 +33,13 @@ impl Admin {
         change: Change,
     ) -> Result<Option<v1::Tenant>, Status> {
         let tenant = TenantId::parse(tenant).map_err(status)?;
-        let actor = actor(caller, note)?;
-        let report = self.0.change(caller, &tenant, change, &actor).await.map_err(status)?;
+        let report =
+            self.0.change(caller, &tenant, change, checked(note)?).await.map_err(status)?;
         Ok(Some(convert::tenant(&report)))
     }
 }
 
-fn actor(caller: &Caller, note: String) -> Result<Actor, Status> {
+fn checked(note: String) -> Result<String, Status> {
     if note.len() > MAX_NOTE {
         let got = note.len();
         return Err(status(Rejection::field(
@@ -47,7 +47,7 @@ fn actor(caller: &Caller, note: String) -> Result<Actor, Status> {
             format_args!("must be at most {MAX_NOTE} bytes, got {got}"),
         )));
     }
-    Ok(Actor { name: caller.actor.clone(), note })
+    Ok(note)
 }
 
 fn bounded(
@@ -140,8 +140,8 @@ impl AdminService for Admin {
         let caller = caller(&request)?;
         let asked = request.into_inner();
         let id = SessionId::parse(&asked.session_id).map_err(status)?;
-        let actor = actor(&caller, asked.note)?;
-        let session = self.0.revoke(&caller, &id, &actor).await.map_err(status)?;
+        let note = checked(asked.note)?;
+        let session = self.0.revoke(&caller, &id, note).await.map_err(status)?;
         let session = Some(convert::session(&session, self.0.now()));
         Ok(Response::new(v1::RevokeSessionResponse { session }))
     }
@@ -152,10 +152,10 @@ impl AdminService for Admin {
     ) -> Result<Response<v1::DrainResponse>, Status> {
         let caller = caller(&request)?;
         let asked = request.into_inner();
-        let actor = actor(&caller, asked.note)?;
+        let note = checked(asked.note)?;
         let timeout = bounded("timeout", asked.timeout, Duration::ZERO)?;
         let (drain, live_sessions) =
-            self.0.drain_by(&caller, timeout, &actor).await.map_err(status)?;
+            self.0.drain_by(&caller, timeout, note).await.map_err(status)?;
         let deadline = Some(convert::duration(drain.deadline));
         Ok(Response::new(v1::DrainResponse { live_sessions, deadline }))
     }
@@ -165,8 +165,8 @@ impl AdminService for Admin {
         request: Request<v1::ReloadConfigRequest>,
     ) -> Result<Response<v1::ReloadConfigResponse>, Status> {
         let caller = caller(&request)?;
-        let actor = actor(&caller, request.into_inner().note)?;
-        let reloaded = self.0.reload_by(&caller, &actor).await.map_err(status)?;
+        let note = checked(request.into_inner().note)?;
+        let reloaded = self.0.reload_by(&caller, note).await.map_err(status)?;
         Ok(Response::new(v1::ReloadConfigResponse {
             tenants_changed: reloaded.tenants_changed,
             restart_required: reloaded.restart_required,

@@ -302,6 +302,7 @@ pub const fn event_kind(kind: &Kind) -> v1::EventKind {
         Kind::WorkerSlow { .. } => v1::EventKind::WorkerSlow,
         Kind::Draining { .. } => v1::EventKind::SidecarDraining,
         Kind::Reloaded { .. } => v1::EventKind::SidecarReloaded,
+        Kind::CallDenied { .. } => v1::EventKind::CallDenied,
     }
 }
 
@@ -401,6 +402,9 @@ fn detail(kind: &Kind) -> Option<v1::event::Detail> {
             error: error.clone().unwrap_or_default(),
             tenants_changed: *tenants_changed,
         }),
+        Kind::CallDenied { rpc, message } => {
+            Detail::CallDenied(v1::CallDenied { rpc: (*rpc).to_owned(), message: message.clone() })
+        }
         Kind::SessionActivated
         | Kind::BreakerHalfOpened
         | Kind::BreakerClosed

@@ -30,6 +30,7 @@ const ANSWERS: usize = 16;
 
 struct Attached {
     sidecar: Arc<Sidecar>,
+    caller: Caller,
     worker: WorkerId,
     link: Link,
     reports: Budget,
@@ -73,7 +74,7 @@ async fn serve(
     if let Some(drain) = sidecar.draining() {
         let _ = answers.send(Ok(notice_out(Notice::Draining { deadline: drain.deadline }))).await;
     }
-    let mut stream = Attached { sidecar, worker, link, reports: Budget::default() };
+    let mut stream = Attached { sidecar, caller, worker, link, reports: Budget::default() };
     let result = stream.talk(first, &mut asked, &mut notices, answers).await;
     stream.sidecar.stream_closed(&stream.worker, stream.link).await;
     result
@@ -88,6 +89,7 @@ impl Attached {
         answers: &Answers,
     ) -> Result<(), Status> {
         let mut ended = self.sidecar.on_end();
+        let mut access = self.sidecar.on_access_change();
         let mut next = Some(first);
         let mut is_first = true;
         loop {
@@ -115,6 +117,9 @@ impl Attached {
                 },
                 () = answers.closed() => return Ok(()),
                 () = over(&mut ended) => return Ok(()),
+                _ = access.changed() => {
+                    self.sidecar.may_keep_alive(&self.caller).map_err(status)?;
+                }
             }
         }
     }
@@ -142,16 +147,19 @@ impl Attached {
             // each second say it.
             let per_second = self.sidecar.config().limits.worker_reports_per_second;
             if self.reports.take(per_second, self.sidecar.now().mono) {
-                self.sidecar.slow(&self.worker, by.as_ref(), blocked).await;
+                let lease = lease(&request, &request.loop_blocked_session_id);
+                let by = by.as_ref().map(|id| (id, lease));
+                self.sidecar.slow(&self.caller, &self.worker, by, blocked).await;
             }
         }
         if request.memory_bytes > 0 {
             self.sidecar.workers.note_memory(&self.worker, request.memory_bytes);
         }
         let mut answer = v1::KeepAliveAttached::default();
-        for raw in request.attach_session_ids {
-            let attached = match SessionId::parse(&raw) {
-                Ok(id) => self.sidecar.hold(&id, &self.worker).await,
+        for raw in &request.attach_session_ids {
+            let lease = lease(&request, raw);
+            let attached = match SessionId::parse(raw) {
+                Ok(id) => self.sidecar.hold(&self.caller, &id, &self.worker, lease).await,
                 Err(refused) => Err(refused),
             };
             match attached {
@@ -159,7 +167,7 @@ impl Attached {
                     answer.sessions.push(convert::session(&session, self.sidecar.now()));
                 }
                 Err(refused) => answer.refused.push(v1::AttachRefusal {
-                    session_id: convert::cut(&raw, 128),
+                    session_id: convert::cut(raw, 128),
                     reason: refused.reason.name().to_owned(),
                     outcome: refused
                         .outcome
@@ -171,6 +179,11 @@ impl Attached {
         let answers = is_first || got > 0;
         Ok(answers.then_some(v1::KeepAliveResponse { message: Some(Message::Attached(answer)) }))
     }
+}
+
+/// The lease token of a session, where one is shown.
+fn lease<'a>(request: &'a v1::KeepAliveRequest, session: &str) -> &'a str {
+    request.lease_tokens.get(session).map_or("", String::as_str)
 }
 
 /// Waits for the end; drops the guard that a bare `wait_for` would keep.

@@ -11,7 +11,7 @@ use super::{
     status::{explained, status},
 };
 use crate::{
-    app::{AcquireCall, Caller, Sidecar, ports::Publish},
+    app::{AcquireCall, Caller, LeaseToken, Sidecar, ports::Publish},
     domain::{
         event::Severity,
         reject::Rejection,
@@ -47,12 +47,14 @@ impl SessionService for Sessions {
             agent_name: asked.agent_name,
             worker: asked.worker,
             activate: asked.activate,
+            lease_token: LeaseToken(asked.lease_token),
         };
-        let (grant, config) = self.0.acquire(&caller, call).await.map_err(status)?;
+        let got = self.0.acquire(&caller, call).await.map_err(status)?;
         Ok(Response::new(v1::AcquireSessionResponse {
-            session: Some(convert::session(&grant.session, self.0.now())),
-            config: Some(convert::config(&config)),
-            created: grant.created,
+            session: Some(convert::session(&got.grant.session, self.0.now())),
+            config: Some(convert::config(&got.config)),
+            created: got.grant.created,
+            lease_token: got.lease_token.0,
         }))
     }
 
@@ -65,7 +67,9 @@ impl SessionService for Sessions {
         let id = SessionId::parse(&asked.session_id).map_err(status)?;
         let worker = WorkerId::parse_optional(&asked.worker).map_err(status)?;
         let ttl = convert::checked_duration("ttl", asked.ttl).map_err(status)?;
-        let session = self.0.renew(&caller, &id, worker.as_ref(), ttl).await.map_err(status)?;
+        let lease = &asked.lease_token;
+        let session =
+            self.0.renew(&caller, &id, worker.as_ref(), ttl, lease).await.map_err(status)?;
         let session = Some(convert::session(&session, self.0.now()));
         Ok(Response::new(v1::RenewSessionResponse { session }))
     }
@@ -92,7 +96,8 @@ impl SessionService for Sessions {
         if failure.is_some() && outcome != Outcome::Failure {
             return Err(status(Rejection::field("failure", "goes only with outcome FAILURE")));
         }
-        let booked = self.0.release(&caller, &id, outcome, failure).await.map_err(status)?;
+        let lease = &asked.lease_token;
+        let booked = self.0.release(&caller, &id, outcome, failure, lease).await.map_err(status)?;
         Ok(Response::new(v1::ReleaseSessionResponse { outcome: convert::outcome(booked).into() }))
     }
 
@@ -104,8 +109,9 @@ impl SessionService for Sessions {
         let asked = request.into_inner();
         let id = SessionId::parse(&asked.session_id).map_err(status)?;
         let failure = convert::failure_in(asked.failure).map_err(status)?.unwrap_or_default();
+        let (end, lease) = (asked.end_session, &asked.lease_token);
         let (session, counted) =
-            self.0.report(&caller, &id, failure, asked.end_session).await.map_err(status)?;
+            self.0.report(&caller, &id, failure, end, lease).await.map_err(status)?;
         let session = Some(convert::session(&session, self.0.now()));
         Ok(Response::new(v1::ReportFailureResponse { session, counted }))
     }
@@ -116,8 +122,10 @@ impl SessionService for Sessions {
     ) -> Result<Response<v1::GetSessionConfigResponse>, Status> {
         let caller = caller(&request)?;
         let patience = deadline::patience(request.metadata());
-        let id = SessionId::parse(&request.into_inner().session_id).map_err(status)?;
-        let config = self.0.session_config(&caller, &id, patience).await.map_err(status)?;
+        let asked = request.into_inner();
+        let id = SessionId::parse(&asked.session_id).map_err(status)?;
+        let lease = &asked.lease_token;
+        let config = self.0.session_config(&caller, &id, lease, patience).await.map_err(status)?;
         let config = Some(convert::config(&config));
         Ok(Response::new(v1::GetSessionConfigResponse { config }))
     }
@@ -183,7 +191,7 @@ async fn publish(
     let max_bytes = sidecar.config().limits.agent_event_bytes;
     for (index, event) in (0_u32..).zip(batch.events) {
         let published = match event_in(event, max_bytes) {
-            Ok(event) => sidecar.publish(caller, event).await,
+            Ok((event, lease)) => sidecar.publish(caller, event, &lease).await,
             Err(refused) => Err(refused),
         };
         match published {
@@ -198,8 +206,13 @@ async fn publish(
     Ok(answer)
 }
 
-fn event_in(published: v1::PublishedEvent, max_bytes: usize) -> Result<Publish, Rejection> {
+/// The event, and the lease token beside it.
+fn event_in(
+    published: v1::PublishedEvent,
+    max_bytes: usize,
+) -> Result<(Publish, String), Rejection> {
     let session = SessionId::parse(&published.session_id)?;
+    let lease = published.lease_token;
     let event = published.event.ok_or_else(|| Rejection::field("event", "is required"))?;
     let bytes = prost::Message::encoded_len(&event);
     if bytes > max_bytes {
@@ -228,5 +241,6 @@ fn event_in(published: v1::PublishedEvent, max_bytes: usize) -> Result<Publish, 
         }
     };
     let attributes = event.attributes.map(|a| convert::struct_in(a.fields)).unwrap_or_default();
-    Ok(Publish { session, name: event.name, severity, attributes, per_second: 0 })
+    let published = Publish { session, name: event.name, severity, attributes };
+    Ok((published, lease))
 }

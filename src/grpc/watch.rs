@@ -14,10 +14,10 @@ use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::Status;
 
-use super::convert;
+use super::{convert, status::status};
 use crate::{
     app::{Sidecar, ports::EventSink as _, read::Watching},
-    domain::{event_log::Entry, tenant::TenantId},
+    domain::{event_log::Entry, reject::Rejection, tenant::TenantId},
     wire::v1::{self, watch_sessions_response::Item},
 };
 
@@ -46,6 +46,14 @@ impl Filter {
                 || self.kinds.contains(&i32::from(convert::event_kind(&entry.event.kind))))
     }
 
+    /// The tenants that it names.
+    ///
+    /// # Errors
+    /// `TENANT_MALFORMED`.
+    pub fn named(&self) -> Result<Vec<TenantId>, Rejection> {
+        self.tenants.iter().map(|tenant| TenantId::parse(tenant)).collect()
+    }
+
     fn wants_tenant(&self, tenant: &TenantId) -> bool {
         self.tenants.is_empty() || self.tenants.contains(tenant.as_str())
     }
@@ -65,7 +73,7 @@ struct Watcher {
     /// Tenants whose snapshot is newer than `place`: their events up to there
     /// are in it already.
     ahead: HashMap<TenantId, u64>,
-    _counted: Watching,
+    allowed: Watching,
 }
 
 /// Serves one watcher in a task of its own, which ends with its client or the
@@ -79,7 +87,7 @@ pub fn run(
     let (answers, outgoing) = mpsc::channel(IN_FLIGHT);
     let place = sidecar.events.head();
     let mut watcher =
-        Watcher { sidecar, filter, answers, place, ahead: HashMap::new(), _counted: counted };
+        Watcher { sidecar, filter, answers, place, ahead: HashMap::new(), allowed: counted };
     tokio::spawn(async move {
         let _ = watcher.serve(cursor).await;
     });
@@ -100,7 +108,15 @@ impl Watcher {
         let every = self.sidecar.config().limits.heartbeat;
         let mut head = self.sidecar.events.subscribe();
         let mut ended = self.sidecar.on_end();
+        let mut access = self.sidecar.on_access_change();
         loop {
+            if access.has_changed().unwrap_or(false) {
+                access.borrow_and_update();
+                if let Err(refused) = self.allowed.look_again() {
+                    let _ = self.answers.send(Err(status(refused))).await;
+                    return Err(Gone);
+                }
+            }
             self.catch_up().await?;
             if *ended.borrow_and_update() {
                 // What happened while it caught up, the last events included.
@@ -118,6 +134,7 @@ impl Watcher {
                 }
                 () = self.answers.closed() => return Err(Gone),
                 _ = ended.changed() => {}
+                _ = access.changed() => access.mark_changed(),
             }
         }
     }
@@ -149,7 +166,7 @@ impl Watcher {
         let in_snapshot = tenant
             .and_then(|tenant| self.ahead.get(tenant))
             .is_some_and(|as_of| entry.sequence <= *as_of);
-        if in_snapshot || !self.filter.wants(entry) {
+        if in_snapshot || !self.allowed.sees(tenant) || !self.filter.wants(entry) {
             return Ok(());
         }
         self.send(Item::Event(convert::event(entry))).await
@@ -169,7 +186,7 @@ impl Watcher {
         self.place = self.sidecar.events.head();
         self.ahead.clear();
         for tenant in self.sidecar.tenants_in_memory().await {
-            if !self.filter.wants_tenant(&tenant) {
+            if !self.filter.wants_tenant(&tenant) || !self.allowed.sees(Some(&tenant)) {
                 continue;
             }
             let Some((report, sessions, as_of)) = self.sidecar.tenant_snapshot(&tenant).await

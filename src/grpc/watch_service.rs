@@ -37,6 +37,9 @@ impl WatchService for Watches {
         let asked = request.into_inner();
         let head = self.0.events.head();
         let cursor = asked.cursor.map(|cursor| (cursor.epoch, cursor.sequence));
+        let filter = filter(asked.tenants, asked.agent_names, asked.kinds).map_err(status)?;
+        let named: Vec<TenantId> = filter.named().map_err(status)?;
+        let counted = self.0.watching(&caller, &named).map_err(status)?;
         if let Some((epoch, sequence)) = &cursor
             && epoch == self.0.events.epoch()
             && *sequence > head
@@ -46,8 +49,6 @@ impl WatchService for Watches {
                 format_args!("is after the last event, {head}, of this epoch"),
             )));
         }
-        let filter = filter(asked.tenants, asked.agent_names, asked.kinds).map_err(status)?;
-        let counted = self.0.watching(&caller).map_err(status)?;
         let items = watch::run(Arc::clone(&self.0), counted, filter, cursor);
         Ok(Response::new(Box::pin(items)))
     }
@@ -92,10 +93,10 @@ impl WatchService for Watches {
             memory_bytes_by_worker: memory.collect(),
             watchers: report.watchers,
             tenants_in_memory: report.totals.tenants,
-            config: Some(v1::ConfigStatus {
-                path: config.path.as_ref().map(|p| p.display().to_string()).unwrap_or_default(),
+            config: report.config.map(|config| v1::ConfigStatus {
+                path: config.path,
                 load_time: Some(convert::time(report.loaded.wall)),
-                tenants: u32::try_from(config.tenants.len()).unwrap_or(u32::MAX),
+                tenants: u32::try_from(config.tenants).unwrap_or(u32::MAX),
                 last_error: failure.map(|failure| failure.error.clone()).unwrap_or_default(),
                 last_error_time: failure.map(|failure| convert::time(failure.at.wall)),
             }),
@@ -126,11 +127,14 @@ impl WatchService for Watches {
         let caller = caller(&request)?;
         let asked = request.into_inner();
         let now = self.0.now();
-        let all = self.0.sessions(&caller).await.map_err(status)?;
+        let of = match asked.tenant.as_str() {
+            "" => None,
+            named => Some(TenantId::parse(named).map_err(status)?),
+        };
+        let all = self.0.sessions(&caller, of.as_ref()).await.map_err(status)?;
         let wanted = all.into_iter().filter(|session| {
             let agent = session.agent.as_ref().map_or("", |agent| agent.as_str());
-            (asked.tenant.is_empty() || session.tenant.as_str() == asked.tenant)
-                && (asked.agent_name.is_empty() || agent == asked.agent_name)
+            asked.agent_name.is_empty() || agent == asked.agent_name
         });
         let sessions = wanted.map(|session| convert::session(&session, now));
         let (sessions, next_page_token) =

@@ -27,8 +27,8 @@ impl Accept {
         loop {
             let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
             let Some((socket, _)) = accepted(listener.accept().await).await else { continue };
-            let uid = socket.peer_cred().ok().map(|cred| cred.uid());
-            let peer = Peer::unix(self.sidecar.new_connection(), uid, own);
+            let cred = socket.peer_cred().ok().map(|of| (of.uid(), of.gid(), of.pid()));
+            let peer = Peer::unix(self.sidecar.new_connection(), cred, own);
             let connection = Connection::unix(socket, peer, self.closed.clone(), place);
             if self.connections.send(Ok(connection)).await.is_err() {
                 return;
@@ -37,11 +37,12 @@ impl Accept {
     }
 
     pub async fn tcp(self, listener: TcpListener) {
+        let loopback = listener.local_addr().is_ok_and(|at| at.ip().is_loopback());
         loop {
             let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
             let Some((socket, address)) = accepted(listener.accept().await).await else { continue };
             let _ = socket.set_nodelay(true);
-            let peer = Peer::tcp(self.sidecar.new_connection(), address);
+            let peer = Peer::tcp(self.sidecar.new_connection(), address, loopback);
             let connection = Connection::tcp(socket, peer, self.closed.clone(), place);
             if self.connections.send(Ok(connection)).await.is_err() {
                 return;

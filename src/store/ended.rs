@@ -7,6 +7,7 @@ use std::{
 };
 
 use crate::domain::{
+    access::Owner,
     session::{Outcome, SessionId},
     tenant::TenantId,
     time::Timestamp,
@@ -17,6 +18,8 @@ use crate::domain::{
 pub struct Ending {
     /// Whose it was.
     pub tenant: TenantId,
+    /// Who had acquired it.
+    pub owner: Owner,
     /// How it ended.
     pub outcome: Outcome,
 }

@@ -24,6 +24,7 @@ use crate::{
         Change, EventSink, Publish, SessionStore, SharedCaps, StoreTotals, TenantSnapshot,
     },
     domain::{
+        access::{Claim, Owner},
         admission::{Acquire, Grant, TenantState, View, Waiting},
         event::{Actor, Event, Kind, Subject},
         limits::Terms,
@@ -62,11 +63,17 @@ struct Slot {
     gone: bool,
 }
 
+/// Whose a session is.
+struct Holder {
+    tenant: TenantId,
+    owner: Owner,
+}
+
 /// The store.
 pub struct MemoryStore {
     tenants: DashMap<TenantId, Arc<Tenant>>,
     /// Live sessions only.
-    index: DashMap<SessionId, TenantId>,
+    index: DashMap<SessionId, Holder>,
     /// Live sessions by agent; unnamed agents under none.
     agents: DashMap<AgentName, u32>,
     /// Live sessions by worker and tenant: says whom to blame for its death.
@@ -155,9 +162,9 @@ impl MemoryStore {
         // that is due has ended by now, also for a retry of its own id.
         slot.state.expire(now, &mut events);
         let due = events.len();
-        events.iter().for_each(|event| self.book(event, now));
+        events.iter().for_each(|event| self.book(&slot.state, event, now));
         let result = decide(&mut slot, &mut events);
-        events.iter().skip(due).for_each(|event| self.book(event, now));
+        events.iter().skip(due).for_each(|event| self.book(&slot.state, event, now));
         let after = slot.state.totals();
         self.started.fetch_add(after.started - before.started, Ordering::Relaxed);
         self.failures.fetch_add(after.failures - before.failures, Ordering::Relaxed);
@@ -197,18 +204,20 @@ impl MemoryStore {
     }
 
     /// Keeps the tables beside the tenants true to their events.
-    fn book(&self, event: &Event, now: Now) {
+    fn book(&self, state: &TenantState, event: &Event, now: Now) {
         let Subject { tenant: Some(tenant), session: Some(id), agent, worker } = &event.subject
         else {
             return;
         };
         match &event.kind {
             Kind::SessionAcquired { .. } => {
-                self.index.insert(id.clone(), tenant.clone());
+                let owner = state.session(id).map(|session| session.owner.clone());
+                let owner = owner.unwrap_or_default();
+                self.index.insert(id.clone(), Holder { tenant: tenant.clone(), owner });
                 self.count_worker(worker.as_ref(), tenant, 1);
             }
             Kind::SessionEnded { outcome, .. } => {
-                self.index.remove(id);
+                let holder = self.index.remove(id).map(|(_, holder)| holder.owner);
                 self.live.fetch_sub(1, Ordering::AcqRel);
                 if let Some(agent) = agent
                     && let Entry::Occupied(mut count) = self.agents.entry(agent.clone())
@@ -219,7 +228,8 @@ impl MemoryStore {
                     }
                 }
                 self.count_worker(worker.as_ref(), tenant, -1);
-                let ending = Ending { tenant: tenant.clone(), outcome: *outcome };
+                let owner = holder.unwrap_or_default();
+                let ending = Ending { tenant: tenant.clone(), owner, outcome: *outcome };
                 self.ended.lock().insert(id.clone(), ending, now.mono);
             }
             _ => {}
@@ -245,24 +255,34 @@ impl MemoryStore {
     fn on_session<R>(
         &self,
         id: &SessionId,
+        claim: &Claim,
         now: Now,
         decide: impl FnOnce(&mut Slot, &mut Vec<Event>) -> Result<R, Rejection>,
     ) -> Result<R, Rejection> {
-        let tenant = self.index.get(id).map(|tenant| tenant.clone());
-        let Some(tenant) = tenant else { return Err(self.not_live(id)) };
-        let decided = self.find(&tenant).and_then(|found| self.step(&found, now, decide));
+        let tenant = self.index.get(id).map(|holder| holder.tenant.clone());
+        let Some(tenant) = tenant else { return Err(self.not_live(id, claim)) };
+        let decided = self.find(&tenant).and_then(|found| {
+            self.step(&found, now, |slot, events| {
+                slot.state.check(id, claim)?;
+                decide(slot, events)
+            })
+        });
         match decided {
             // It may have ended by being due in this very step.
-            None => Err(self.not_live(id)),
+            None => Err(self.not_live(id, claim)),
+            Some(Err(refused)) if refused.hidden.is_some() => Err(refused),
             Some(Err(refused)) if refused.reason == Reason::SessionUnknown => {
-                Err(self.not_live(id))
+                Err(self.not_live(id, claim))
             }
             Some(result) => result.map_err(|refused| refused.of(&tenant)),
         }
     }
 
-    fn not_live(&self, id: &SessionId) -> Rejection {
+    fn not_live(&self, id: &SessionId, claim: &Claim) -> Rejection {
         match self.ended.lock().get(id) {
+            Some(ending) if !claim.admits(&ending.tenant, &ending.owner) => {
+                Rejection::session_hidden(&ending.tenant)
+            }
             Some(ending) => Rejection::ended(ending.outcome).of(&ending.tenant),
             None => Rejection::session_unknown(),
         }
@@ -337,22 +357,25 @@ impl SessionStore for MemoryStore {
                 if live.is_none()
                     && let Some(ending) = self.ended.lock().get(&request.session)
                 {
-                    return Err(if ending.tenant == *tenant {
+                    return Err(if ending.tenant == *tenant && ending.owner.is(&request.owner) {
                         Rejection::ended(ending.outcome).of(tenant)
                     } else {
-                        conflict().of(tenant)
+                        Rejection::session_conflict().of(tenant)
                     });
                 }
                 let place = match self.index.entry(request.session.clone()) {
-                    Entry::Occupied(owner) if owner.get() != tenant => {
-                        return Err(conflict().of(tenant));
+                    Entry::Occupied(holder) if holder.get().tenant != *tenant => {
+                        return Err(Rejection::session_conflict().of(tenant));
                     }
                     place => place,
                 };
                 // Not held across the transition: booking what it ends takes
                 // the table again.
                 let fresh = matches!(place, Entry::Vacant(_));
-                place.or_insert_with(|| tenant.clone());
+                place.or_insert_with(|| Holder {
+                    tenant: tenant.clone(),
+                    owner: request.owner.clone(),
+                });
                 let claim = |take| self.claim(request.agent.as_ref(), caps, take);
                 let granted = slot.state.acquire(&request, claim, now, events);
                 match &granted {
@@ -380,10 +403,11 @@ impl SessionStore for MemoryStore {
     async fn renew(
         &self,
         id: &SessionId,
+        claim: &Claim,
         renewal: Renewal,
         now: Now,
     ) -> Result<Session, Rejection> {
-        self.on_session(id, now, |slot, events| {
+        self.on_session(id, claim, now, |slot, events| {
             let before = slot.state.session(id).and_then(|s| s.worker.clone());
             let session = slot.state.renew(id, &renewal, now, events)?;
             if session.worker != before {
@@ -397,11 +421,12 @@ impl SessionStore for MemoryStore {
     async fn release(
         &self,
         id: &SessionId,
+        claim: &Claim,
         outcome: Outcome,
         failure: Option<Failure>,
         now: Now,
     ) -> Result<Outcome, Rejection> {
-        self.on_session(id, now, |slot, events| {
+        self.on_session(id, claim, now, |slot, events| {
             slot.state.release(id, outcome, failure, now, events)
         })
     }
@@ -409,33 +434,45 @@ impl SessionStore for MemoryStore {
     async fn report(
         &self,
         id: &SessionId,
+        claim: &Claim,
         failure: Failure,
         end: bool,
         now: Now,
     ) -> Result<(Session, bool), Rejection> {
-        self.on_session(id, now, |slot, events| slot.state.report(id, failure, end, now, events))
+        self.on_session(id, claim, now, |slot, events| {
+            slot.state.report(id, failure, end, now, events)
+        })
     }
 
     async fn revoke(
         &self,
         id: &SessionId,
+        claim: &Claim,
         cause: EndCause,
         actor: Option<&Actor>,
         now: Now,
     ) -> Result<Session, Rejection> {
-        self.on_session(id, now, |slot, events| slot.state.revoke(id, cause, actor, now, events))
+        self.on_session(id, claim, now, |slot, events| {
+            slot.state.revoke(id, cause, actor, now, events)
+        })
     }
 
-    async fn publish(&self, event: Publish, now: Now) -> Result<(), Rejection> {
+    async fn publish(
+        &self,
+        event: Publish,
+        claim: &Claim,
+        per_second: u32,
+        now: Now,
+    ) -> Result<(), Rejection> {
         let id = event.session.clone();
-        self.renew(&id, Renewal::default(), now).await?;
-        self.on_session(&id, now, |slot, events| {
+        self.renew(&id, claim, Renewal::default(), now).await?;
+        self.on_session(&id, claim, now, |slot, events| {
             let session = slot.state.session(&id).ok_or_else(Rejection::session_unknown)?;
             let subject = Subject::session(session);
-            if !slot.state.may_publish(event.per_second, now) {
+            if !slot.state.may_publish(per_second, now) {
                 return Err(Rejection::limit_reached(
                     "agent events per second of the tenant",
-                    event.per_second,
+                    per_second,
                 ));
             }
             let kind = Kind::AgentEvent {
@@ -448,7 +485,7 @@ impl SessionStore for MemoryStore {
         })
     }
 
-    async fn detach(&self, worker: &WorkerId, now: Now) -> Waiting {
+    async fn detach(&self, worker: &WorkerId, owner: &Owner, now: Now) -> Waiting {
         let tenants: Vec<TenantId> = match self.workers.get(worker) {
             Some(counts) => counts.keys().cloned().collect(),
             None => return Waiting::default(),
@@ -458,7 +495,7 @@ impl SessionStore for MemoryStore {
         for tenant in tenants {
             if let Some(found) = self.find(&tenant) {
                 let more = self.step(&found, now, |slot, events| {
-                    slot.state.detach(worker, blamed, now, events)
+                    slot.state.detach(worker, owner, blamed, now, events)
                 });
                 let more = more.unwrap_or_default();
                 waiting.sessions += more.sessions;
@@ -468,13 +505,13 @@ impl SessionStore for MemoryStore {
         waiting
     }
 
-    async fn attach(&self, worker: &WorkerId, now: Now) {
+    async fn attach(&self, worker: &WorkerId, owner: &Owner, now: Now) {
         let tenants: Vec<TenantId> = match self.workers.get(worker) {
             Some(counts) => counts.keys().cloned().collect(),
             None => return,
         };
         for found in tenants.iter().filter_map(|tenant| self.find(tenant)) {
-            self.step(&found, now, |slot, _| slot.state.attach(worker, now));
+            self.step(&found, now, |slot, _| slot.state.attach(worker, owner, now));
         }
     }
 
@@ -551,12 +588,17 @@ impl SessionStore for MemoryStore {
         changed.unwrap_or(false)
     }
 
-    async fn session(&self, id: &SessionId) -> Result<Session, Rejection> {
-        let tenant = self.index.get(id).map(|tenant| tenant.clone());
-        tenant
+    async fn session(&self, id: &SessionId, claim: &Claim) -> Result<Session, Rejection> {
+        let tenant = self.index.get(id).map(|holder| holder.tenant.clone());
+        let session = tenant
             .and_then(|tenant| self.find(&tenant))
             .and_then(|found| found.slot.lock().state.session(id).cloned())
-            .ok_or_else(|| self.not_live(id))
+            .ok_or_else(|| self.not_live(id, claim))?;
+        if claim.admits(&session.tenant, &session.owner) {
+            Ok(session)
+        } else {
+            Err(Rejection::session_hidden(&session.tenant))
+        }
     }
 
     async fn tenants(&self) -> Vec<TenantId> {
@@ -582,11 +624,4 @@ impl SessionStore for MemoryStore {
             tenants: u32::try_from(self.tenants.len()).unwrap_or(u32::MAX),
         }
     }
-}
-
-fn conflict() -> Rejection {
-    Rejection::new(
-        Reason::SessionConflict,
-        "the session id is in use elsewhere; session ids must be unique",
-    )
 }

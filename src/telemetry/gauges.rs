@@ -54,6 +54,12 @@ pub fn observe(meter: &Meter, latest: &Latest, tenants: &Arc<TenantLabels>) {
     });
     let latest = Arc::clone(&gauges.latest);
     meter
+        .u64_observable_counter(names::CALLS_DENIED)
+        .with_description("Calls that their caller may not make")
+        .with_callback(move |to| to.observe(latest.load().denied, &[]))
+        .build();
+    let latest = Arc::clone(&gauges.latest);
+    meter
         .u64_observable_counter(names::WATCH_GAPS)
         .with_description("Gaps told to watchers")
         .with_callback(move |to| to.observe(latest.load().gaps, &[]))

@@ -172,6 +172,10 @@ fn log(event: &Event, sequence: u64) {
             line!(info, outcome = outcome.name(), cause = cause.name());
         }
         Kind::Reloaded { error: Some(error), .. } => line!(error, detail = error.as_str()),
+        Kind::CallDenied { rpc, message } => {
+            let actor = event.actor.as_ref().map_or("", |actor| actor.name.as_str());
+            line!(warn, actor = actor, rpc = *rpc, detail = message.as_str());
+        }
         Kind::ConfigFailed { message, stale } => {
             line!(warn, detail = message.as_str(), stale = *stale);
         }

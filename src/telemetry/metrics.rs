@@ -117,6 +117,8 @@ impl Metrics {
             | Kind::Resumed
             | Kind::AgentEvent { .. }
             | Kind::WorkerAttached
+            // Counted as they are made: not each of them is an event.
+            | Kind::CallDenied { .. }
             | Kind::Draining { .. } => {}
         }
     }

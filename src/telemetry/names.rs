@@ -81,6 +81,8 @@ pub const PROCESS_THREADS: &str = "process.thread.count";
 /// Seconds since the start.
 pub const PROCESS_UPTIME: &str = "process.uptime";
 
+/// Calls denied to their callers.
+pub const CALLS_DENIED: &str = "tenantd.calls.denied";
 /// CPU mode: "user" or "system".
 pub const CPU_MODE: &str = "cpu.mode";
 /// Version of the sidecar.

@@ -1,49 +1,48 @@
 //! Who is at the other end of a connection.
 
-use crate::app::{Caller, workers::Link};
+use std::sync::Arc;
+
+use crate::{
+    app::{Caller, workers::Link},
+    domain::access::{Shown, TokenHash, Transport},
+};
 
 /// Noted once, when the connection is accepted.
 #[derive(Debug, Clone)]
 pub struct Peer {
     /// Names the connection within this run.
     pub connection: Link,
-    /// For events: "uid:1000" or "tcp:127.0.0.1".
-    pub actor: String,
-    /// May call at all.
-    pub permitted: bool,
+    /// What it shows of itself, but for the token of each call.
+    pub shown: Shown,
 }
 
 impl Peer {
-    /// A peer on the unix socket. The socket's mode keeps others out; the uid
-    /// is asked all the same, since a mode can be changed by hand.
-    #[must_use]
-    pub fn unix(connection: Link, uid: Option<u32>, own_uid: u32) -> Self {
-        let permitted = uid.is_some_and(|uid| uid == own_uid || uid == 0);
-        let actor = uid.map_or_else(|| "uid:?".to_owned(), |uid| format!("uid:{uid}"));
-        Self { connection, actor, permitted }
+    fn new(connection: Link, transport: Transport) -> Self {
+        let shown = Shown { transport, certificates: Arc::new([]), token: None };
+        Self { connection, shown }
     }
 
-    /// A peer on loopback TCP: anybody on this machine.
+    /// A peer on the unix socket: what the kernel says of it, and not what the
+    /// socket's mode lets in, since a mode can be changed by hand.
     #[must_use]
-    pub fn tcp(connection: Link, address: std::net::SocketAddr) -> Self {
-        Self { connection, actor: format!("tcp:{}", address.ip()), permitted: true }
+    pub fn unix(connection: Link, peer: Option<(u32, u32, Option<i32>)>, own_uid: u32) -> Self {
+        let (uid, gid) = (peer.map(|of| of.0), peer.map(|of| of.1));
+        let own = uid.is_some_and(|uid| uid == own_uid || uid == 0);
+        let pid = peer.and_then(|of| of.2);
+        Self::new(connection, Transport::Unix { uid, gid, pid, own })
     }
 
-    /// As the use cases know it.
+    /// A peer on TCP. `loopback`: of a listener that only this machine reaches.
     #[must_use]
-    pub fn caller(&self) -> Caller {
-        Caller { connection: self.connection, actor: self.actor.clone(), permitted: self.permitted }
+    pub fn tcp(connection: Link, address: std::net::SocketAddr, loopback: bool) -> Self {
+        let address = address.ip().to_string();
+        Self::new(connection, Transport::Tcp { address, loopback })
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_own_user_and_root_may_call_over_the_socket() {
-        let permitted = |uid| Peer::unix(1, uid, 1000).permitted;
-        assert!(permitted(Some(1000)) && permitted(Some(0)));
-        assert!(!permitted(Some(1001)) && !permitted(None));
+    /// As the use cases know it, with the token of this call.
+    #[must_use]
+    pub fn caller(&self, token: Option<TokenHash>) -> Caller {
+        let shown = Shown { token, ..self.shown.clone() };
+        Caller { connection: self.connection, shown }
     }
 }

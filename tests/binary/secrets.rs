@@ -52,6 +52,7 @@ async fn a_key_leaves_only_in_the_reply_to_its_own_tenants_session() {
             message: "401".into(),
         }),
         end_session: true,
+        ..Default::default()
     };
     sessions.report_failure(asked).await.unwrap();
     for arguments in [

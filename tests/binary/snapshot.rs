@@ -55,6 +55,7 @@ async fn a_snapshot_has_openrtcs_names_and_each_tenants_and_workers_figures() {
         memory_bytes: 123_456_789,
         loop_blocked: Some(prost_types::Duration { seconds: 0, nanos: 250_000_000 }),
         loop_blocked_session_id: "a2".to_owned(),
+        ..Default::default()
     };
     asks.send(attach).await.unwrap();
     let mut answers = sessions.keep_alive(ReceiverStream::new(asked)).await.unwrap().into_inner();
@@ -152,6 +153,7 @@ async fn nothing_that_agents_send_acts_on_the_terminal_that_shows_it() {
             }),
             ..Default::default()
         }),
+        lease_token: String::new(),
     };
     let published = v1::PublishEventsRequest { events: vec![event] };
     let mut told =

@@ -158,6 +158,7 @@ pub fn release(id: &str) -> v1::ReleaseSessionRequest {
         session_id: id.to_owned(),
         outcome: v1::Outcome::Success.into(),
         failure: None,
+        ..Default::default()
     }
 }
 

@@ -38,8 +38,12 @@ fn release(id: &str, outcome: v1::Outcome) -> Vec<u8> {
         kind: "timeout".to_owned(),
         message: "it took too long".to_owned(),
     });
-    let asked =
-        v1::ReleaseSessionRequest { session_id: id.to_owned(), outcome: outcome.into(), failure };
+    let asked = v1::ReleaseSessionRequest {
+        session_id: id.to_owned(),
+        outcome: outcome.into(),
+        failure,
+        ..Default::default()
+    };
     call(2, &asked.encode_to_vec())
 }
 
@@ -118,6 +122,7 @@ fn seeds_of_calls() {
         loop_blocked: duration(2),
         loop_blocked_session_id: "s1".to_owned(),
         memory_bytes: 1 << 20,
+        ..Default::default()
     };
     let publish = v1::PublishEventsRequest {
         events: vec![v1::PublishedEvent {
@@ -135,6 +140,7 @@ fn seeds_of_calls() {
                     .into(),
                 }),
             }),
+            ..Default::default()
         }],
     };
     let two =

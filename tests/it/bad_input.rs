@@ -58,7 +58,11 @@ async fn an_oversized_message_is_refused_and_the_connection_goes_on() {
     );
     // On a stream as well.
     let huge = v1::PublishEventsRequest {
-        events: vec![v1::PublishedEvent { session_id: "x".repeat(2 << 20), event: None }],
+        events: vec![v1::PublishedEvent {
+            session_id: "x".repeat(2 << 20),
+            event: None,
+            ..Default::default()
+        }],
     };
     let mut answers =
         sessions.publish_events(tokio_stream::iter([huge])).await.unwrap().into_inner();
@@ -73,7 +77,12 @@ async fn an_unknown_outcome_releases_nothing() {
     let mut sessions = running.sessions().await;
     sessions.acquire_session(acquire("s", "acme")).await.unwrap();
     for outcome in [0, 4, 5, 99, -1] {
-        let asked = v1::ReleaseSessionRequest { session_id: "s".into(), outcome, failure: None };
+        let asked = v1::ReleaseSessionRequest {
+            session_id: "s".into(),
+            outcome,
+            failure: None,
+            ..Default::default()
+        };
         let refused = sessions.release_session(asked).await.unwrap_err();
         assert_eq!(reason(&refused), "INVALID_FIELD");
     }

@@ -1,6 +1,7 @@
 //! The sidecar over a real socket, called through generated stubs.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod access;
 mod admission;
 mod bad_input;
 mod drain;

@@ -7,7 +7,7 @@ use crate::support::{acquire, reason, start};
 
 fn event(session: &str, name: &str) -> v1::PublishedEvent {
     let event = v1::AgentEvent { name: name.to_owned(), ..Default::default() };
-    v1::PublishedEvent { session_id: session.to_owned(), event: Some(event) }
+    v1::PublishedEvent { session_id: session.to_owned(), event: Some(event), ..Default::default() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -23,7 +23,7 @@ async fn events_are_tagged_by_their_session_and_the_others_are_refused_one_by_on
         event("g", "turn.started"),
         event("a", "has space"),
         event("a", &long),
-        v1::PublishedEvent { session_id: "a".into(), event: None },
+        v1::PublishedEvent { session_id: "a".into(), event: None, ..Default::default() },
     ];
     let request = iter([v1::PublishEventsRequest { events: batch }]);
     let mut answers = sessions.publish_events(request).await.unwrap().into_inner();

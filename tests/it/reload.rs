@@ -24,7 +24,7 @@ async fn an_edit_holds_by_itself_and_reaches_live_sessions() {
         async move { sessions.acquire_session(acquire("s2", "acme")).await.is_ok() }
     })
     .await;
-    let asked = v1::GetSessionConfigRequest { session_id: "s1".to_owned() };
+    let asked = v1::GetSessionConfigRequest { session_id: "s1".to_owned(), ..Default::default() };
     let config = sessions.get_session_config(asked).await.unwrap().into_inner().config.unwrap();
     assert_ne!(config.version, granted.config.unwrap().version);
     assert_eq!(config.providers["llm"].credentials["api_key"].value, KEY);

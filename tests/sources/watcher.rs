@@ -156,7 +156,7 @@ impl Worker {
 
 /// The config of a live session as it is now.
 pub async fn session_config(running: &Running, id: &str) -> v1::SessionConfig {
-    let asked = v1::GetSessionConfigRequest { session_id: id.to_owned() };
+    let asked = v1::GetSessionConfigRequest { session_id: id.to_owned(), ..Default::default() };
     let answer = running.sessions().await.get_session_config(asked).await.unwrap();
     answer.into_inner().config.unwrap()
 }

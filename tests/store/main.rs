@@ -45,6 +45,8 @@ on!(memory:
     terms_reach_a_live_tenant_once,
     an_acquire_brings_later_terms_with_it_and_no_earlier_ones,
     agent_events_are_bounded_per_tenant,
+    a_session_is_its_holders_alone,
+    a_worker_name_means_nothing_to_another_identity,
 );
 
 proptest! {

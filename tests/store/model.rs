@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use tenantd::{
     app::ports::SharedCaps,
     domain::{
+        access::{Claim, Owner},
         admission::Acquire,
         event::{Event, Kind},
         limits::{BreakerPolicy, LeasePolicy, TenantLimits, Terms},
@@ -109,6 +110,7 @@ pub async fn play(make: Make, ops: Vec<Op>) {
                 touched = Some(tenant);
                 let request = Acquire {
                     session: session(id),
+                    owner: Owner::default(),
                     agent: None,
                     worker: Some(worker(by)),
                     ttl: None,
@@ -145,20 +147,22 @@ pub async fn play(make: Make, ops: Vec<Op>) {
                 }
             }
             Op::Renew { session: id } => {
-                _ = store.renew(&session(id), Renewal::default(), now).await
+                _ = store.renew(&session(id), &Claim::Sidecar, Renewal::default(), now).await
             }
             Op::Hold { session: id, worker: by } => {
                 let renewal = Renewal { worker: Some(worker(by)), ttl: None, held: true };
-                _ = store.renew(&session(id), renewal, now).await
+                _ = store.renew(&session(id), &Claim::Sidecar, renewal, now).await
             }
             Op::Release { session: id, outcome } => {
-                _ = store.release(&session(id), outcome, None, now).await
+                _ = store.release(&session(id), &Claim::Sidecar, outcome, None, now).await
             }
             Op::Report { session: id, end } => {
-                _ = store.report(&session(id), Failure::default(), end, now).await
+                _ = store.report(&session(id), &Claim::Sidecar, Failure::default(), end, now).await
             }
-            Op::Detach { worker: by } => _ = store.detach(&worker(by), now).await,
-            Op::Attach { worker: by } => store.attach(&worker(by), now).await,
+            Op::Detach { worker: by } => {
+                _ = store.detach(&worker(by), &Owner::default(), now).await
+            }
+            Op::Attach { worker: by } => store.attach(&worker(by), &Owner::default(), now).await,
             Op::Wait { millis } => {
                 let by = Duration::from_millis(millis);
                 now = Now { mono: now.mono.plus(by), wall: now.wall + by };
@@ -192,7 +196,7 @@ pub async fn play(make: Make, ops: Vec<Op>) {
     }
     // Every worker dies: no slot outlives TTL and grace.
     for by in 0..3 {
-        store.detach(&worker(by), now).await;
+        store.detach(&worker(by), &Owner::default(), now).await;
     }
     let later = Duration::from_secs(80);
     now = Now { mono: now.mono.plus(later), wall: now.wall + later };

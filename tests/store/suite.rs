@@ -5,10 +5,11 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tenantd::{
     app::ports::{Publish, SharedCaps},
     domain::{
+        access::{Access, Claim, Identity, Owner, Role, TenantPattern, TokenHash},
         event::{Kind, Severity},
         limits::Terms,
-        reject::Reason,
-        session::{Failure, Outcome, Renewal},
+        reject::{Reason, Rejection},
+        session::{EndCause, Failure, Outcome, Renewal},
     },
 };
 
@@ -58,7 +59,13 @@ pub async fn churn_under_threads_loses_no_slot(make: Make) {
                     if bench.acquire(&Ask::new(of, id.clone()).cap(3)).await.is_ok() {
                         let _ = bench
                             .store
-                            .release(&session(&id), Outcome::Success, None, bench.now)
+                            .release(
+                                &session(&id),
+                                &Claim::Sidecar,
+                                Outcome::Success,
+                                None,
+                                bench.now,
+                            )
                             .await;
                     }
                 }
@@ -89,7 +96,11 @@ pub async fn an_id_is_one_session_of_one_tenant(make: Make) {
 pub async fn an_ended_id_starts_no_ghost(make: Make) {
     let bench = Bench::new(make);
     bench.acquire(&Ask::new("a", "s")).await.unwrap();
-    bench.store.release(&session("s"), Outcome::Cancelled, None, bench.now).await.unwrap();
+    bench
+        .store
+        .release(&session("s"), &Claim::Sidecar, Outcome::Cancelled, None, bench.now)
+        .await
+        .unwrap();
     for _ in 0..2 {
         let refused = bench.acquire(&Ask::new("a", "s")).await.unwrap_err();
         assert_eq!(
@@ -97,7 +108,10 @@ pub async fn an_ended_id_starts_no_ghost(make: Make) {
             (Reason::SessionEnded, Some(Outcome::Cancelled))
         );
     }
-    let again = bench.store.release(&session("s"), Outcome::Success, None, bench.now).await;
+    let again = bench
+        .store
+        .release(&session("s"), &Claim::Sidecar, Outcome::Success, None, bench.now)
+        .await;
     assert_eq!(again.unwrap_err().outcome, Some(Outcome::Cancelled));
     assert_eq!(bench.store.totals().await.live, 0);
 }
@@ -106,12 +120,12 @@ pub async fn a_held_session_outlives_its_ttl_and_ends_with_its_worker(make: Make
     let mut bench = Bench::new(make);
     bench.acquire(&Ask::new("a", "held").worker("w")).await.unwrap();
     bench.acquire(&Ask::new("a", "bare")).await.unwrap();
-    bench.store.renew(&session("held"), held_by("w"), bench.now).await.unwrap();
+    bench.store.renew(&session("held"), &Claim::Sidecar, held_by("w"), bench.now).await.unwrap();
     bench.wait(HOUR).await;
-    assert!(bench.store.session(&session("held")).await.is_ok());
-    let gone = bench.store.session(&session("bare")).await.unwrap_err();
+    assert!(bench.store.session(&session("held"), &Claim::Sidecar).await.is_ok());
+    let gone = bench.store.session(&session("bare"), &Claim::Sidecar).await.unwrap_err();
     assert_eq!(gone.outcome, Some(Outcome::Lost), "nobody renewed it");
-    assert_eq!(bench.store.detach(&worker("w"), bench.now).await.sessions, 1);
+    assert_eq!(bench.store.detach(&worker("w"), &Owner::default(), bench.now).await.sessions, 1);
     bench.wait(Duration::from_secs(10)).await;
     assert_eq!(bench.store.totals().await.live, 0, "no later than the grace");
 }
@@ -119,15 +133,18 @@ pub async fn a_held_session_outlives_its_ttl_and_ends_with_its_worker(make: Make
 pub async fn a_session_taken_by_another_worker_does_not_fall_with_the_first(make: Make) {
     let mut bench = Bench::new(make);
     bench.acquire(&Ask::new("a", "s").worker("request")).await.unwrap();
-    bench.store.renew(&session("s"), held_by("request"), bench.now).await.unwrap();
-    bench.store.renew(&session("s"), held_by("job"), bench.now).await.unwrap();
-    assert_eq!(bench.store.detach(&worker("request"), bench.now).await.sessions, 0);
+    bench.store.renew(&session("s"), &Claim::Sidecar, held_by("request"), bench.now).await.unwrap();
+    bench.store.renew(&session("s"), &Claim::Sidecar, held_by("job"), bench.now).await.unwrap();
+    assert_eq!(
+        bench.store.detach(&worker("request"), &Owner::default(), bench.now).await.sessions,
+        0
+    );
     bench.wait(HOUR).await;
-    let found = bench.store.session(&session("s")).await.unwrap();
+    let found = bench.store.session(&session("s"), &Claim::Sidecar).await.unwrap();
     assert_eq!(found.worker, Some(worker("job")));
-    bench.store.detach(&worker("job"), bench.now).await;
+    bench.store.detach(&worker("job"), &Owner::default(), bench.now).await;
     bench.wait(Duration::from_secs(10)).await;
-    assert!(bench.store.session(&session("s")).await.is_err());
+    assert!(bench.store.session(&session("s"), &Claim::Sidecar).await.is_err());
 }
 
 pub async fn a_lost_worker_is_blamed_on_a_tenant_only_when_it_served_that_tenant_alone(make: Make) {
@@ -136,7 +153,7 @@ pub async fn a_lost_worker_is_blamed_on_a_tenant_only_when_it_served_that_tenant
         for (of, id) in [("a", "s1"), ("a", "s2"), (other, "s3")] {
             bench.acquire(&Ask::new(of, id).worker("w")).await.unwrap();
         }
-        bench.store.detach(&worker("w"), bench.now).await;
+        bench.store.detach(&worker("w"), &Owner::default(), bench.now).await;
         bench.wait(Duration::from_secs(11)).await;
         let opens = bench.log.count(|kind| matches!(kind, Kind::BreakerOpened { .. }));
         assert_eq!(opens, opened, "with a session of {other}");
@@ -151,11 +168,17 @@ pub async fn a_session_that_fails_is_counted_once(make: Make) {
     let bench = Bench::new(make);
     bench.acquire(&Ask::new("a", "s")).await.unwrap();
     for first in [true, false] {
-        let (_, counted) =
-            bench.store.report(&session("s"), Failure::default(), false, bench.now).await.unwrap();
+        let (_, counted) = bench
+            .store
+            .report(&session("s"), &Claim::Sidecar, Failure::default(), false, bench.now)
+            .await
+            .unwrap();
         assert_eq!(counted, first);
     }
-    let booked = bench.store.release(&session("s"), Outcome::Success, None, bench.now).await;
+    let booked = bench
+        .store
+        .release(&session("s"), &Claim::Sidecar, Outcome::Success, None, bench.now)
+        .await;
     assert_eq!(booked.unwrap(), Outcome::Failure);
     assert_eq!(bench.store.totals().await.failures, 1);
     let view = bench.store.snapshot(&tenant("a"), bench.now).await.unwrap().view;
@@ -172,7 +195,11 @@ pub async fn agent_and_machine_caps_hold_over_tenants(make: Make) {
     bench.acquire(&ask("b", "s3", "other")).await.unwrap();
     let refused = bench.acquire(&ask("c", "s4", "third")).await.unwrap_err();
     assert_eq!((refused.reason, refused.limit), (Reason::MachineAtCap, Some(2)));
-    bench.store.release(&session("s1"), Outcome::Success, None, bench.now).await.unwrap();
+    bench
+        .store
+        .release(&session("s1"), &Claim::Sidecar, Outcome::Success, None, bench.now)
+        .await
+        .unwrap();
     bench.acquire(&ask("c", "s5", "booker")).await.unwrap();
 }
 
@@ -184,11 +211,16 @@ pub async fn a_refused_session_takes_nothing(make: Make) {
         let ask = Ask { caps: full, agent: "x", ..Ask::new("b", format!("no-{n}")) };
         assert!(bench.acquire(&ask).await.is_err());
         // The id is free: it was never a session.
-        let gone = bench.store.session(&session(&format!("no-{n}"))).await.unwrap_err();
+        let gone =
+            bench.store.session(&session(&format!("no-{n}")), &Claim::Sidecar).await.unwrap_err();
         assert_eq!(gone.reason, Reason::SessionUnknown);
     }
     assert_eq!(bench.store.totals().await.live, 1);
-    bench.store.release(&session("s1"), Outcome::Success, None, bench.now).await.unwrap();
+    bench
+        .store
+        .release(&session("s1"), &Claim::Sidecar, Outcome::Success, None, bench.now)
+        .await
+        .unwrap();
     bench.acquire(&Ask { caps: full, agent: "x", ..Ask::new("b", "yes") }).await.unwrap();
 }
 
@@ -237,17 +269,25 @@ pub async fn agent_events_are_bounded_per_tenant(make: Make) {
         name: "turn".to_owned(),
         severity: Severity::Info,
         attributes: serde_json::Map::new(),
-        per_second: 5,
     };
     let mut taken = 0;
     for n in 0..20 {
         let id = if n % 2 == 0 { "s1" } else { "s2" };
-        taken += u32::from(bench.store.publish(event(id), bench.now).await.is_ok());
+        taken +=
+            u32::from(bench.store.publish(event(id), &Claim::Sidecar, 5, bench.now).await.is_ok());
     }
     assert_eq!(taken, 5, "the tenant's sessions share one budget");
-    bench.store.publish(event("s3"), bench.now).await.expect("a sibling has its own");
+    bench
+        .store
+        .publish(event("s3"), &Claim::Sidecar, 5, bench.now)
+        .await
+        .expect("a sibling has its own");
     bench.wait(Duration::from_secs(1)).await;
-    bench.store.publish(event("s1"), bench.now).await.expect("the next second's");
+    bench
+        .store
+        .publish(event("s1"), &Claim::Sidecar, 5, bench.now)
+        .await
+        .expect("the next second's");
 }
 
 pub async fn an_acquire_brings_later_terms_with_it_and_no_earlier_ones(make: Make) {
@@ -262,4 +302,79 @@ pub async fn an_acquire_brings_later_terms_with_it_and_no_earlier_ones(make: Mak
     assert_eq!(held, second.told(), "a slow caller's terms are not gone back to");
     let refused = bench.acquire(&on("s3", &third)).await.unwrap_err();
     assert_eq!((refused.limit, refused.current), (Some(1), Some(2)));
+}
+
+fn identity(name: &str, tenants: &[&str]) -> Identity {
+    Identity {
+        name: name.into(),
+        roles: vec![Role::Agent],
+        tenants: tenants.iter().map(|of| TenantPattern::parse(of).unwrap()).collect(),
+        ..Identity::clone(&Access::anyone())
+    }
+}
+
+pub async fn a_session_is_its_holders_alone(make: Make) {
+    let bench = Bench::new(make);
+    let shared = Identity { shared: true, ..identity("shared", &["a"]) };
+    let mine = Owner::of(&shared, Some(TokenHash::of("mine")));
+    bench.acquire(&Ask { owner: mine.clone(), ..Ask::new("a", "s") }).await.unwrap();
+    let holder = |identity: Identity, lease: &str| {
+        Claim::holder(&Arc::new(identity), Some(TokenHash::of(lease)))
+    };
+    let wrong = [
+        holder(shared.clone(), "other"),
+        Claim::holder(&Arc::new(shared.clone()), None),
+        holder(identity("another", &["*"]), "mine"),
+        holder(Identity { shared: true, ..identity("shared", &["b"]) }, "mine"),
+        Claim::Operator(Arc::new(identity("ops", &["b"]))),
+    ];
+    let before = bench.log.all().len();
+    let (id, never) = (session("s"), session("never"));
+    let (store, now) = (&bench.store, bench.now);
+    let event = || Publish {
+        session: session("s"),
+        name: "x".to_owned(),
+        severity: Severity::Info,
+        attributes: serde_json::Map::new(),
+    };
+    // Before it ends, and after: the same words as of one that never was.
+    for ended in [false, true] {
+        let unknown = store.session(&never, &Claim::Sidecar).await.unwrap_err();
+        for claim in &wrong {
+            let refusals = [
+                store.renew(&id, claim, held_by("w"), now).await.unwrap_err(),
+                store.release(&id, claim, Outcome::Failure, None, now).await.unwrap_err(),
+                store.report(&id, claim, Failure::default(), true, now).await.unwrap_err(),
+                store.revoke(&id, claim, EndCause::Revoked, None, now).await.unwrap_err(),
+                store.publish(event(), claim, 5, now).await.unwrap_err(),
+                store.session(&id, claim).await.unwrap_err(),
+            ];
+            for refused in refusals {
+                assert_eq!(refused.hidden.as_deref(), Some(&tenant("a")), "operators are told");
+                assert_eq!(Rejection { hidden: None, ..refused }, unknown);
+            }
+        }
+        for owner in [Owner::default(), Owner::of(&shared, None)] {
+            let refused = bench.acquire(&Ask { owner, ..Ask::new("a", "s") }).await.unwrap_err();
+            assert_eq!(refused.reason, Reason::SessionConflict);
+        }
+        if !ended {
+            assert_eq!(bench.log.all().len(), before, "nothing happened");
+            let again = Ask { owner: mine.clone(), ..Ask::new("a", "s") };
+            assert!(!bench.acquire(&again).await.unwrap().created);
+            let claim = holder(shared.clone(), "mine");
+            store.release(&id, &claim, Outcome::Success, None, now).await.unwrap();
+        }
+    }
+}
+
+pub async fn a_worker_name_means_nothing_to_another_identity(make: Make) {
+    let mut bench = Bench::new(make);
+    let (a, b) = (Owner::of(&identity("a", &["*"]), None), Owner::of(&identity("b", &["*"]), None));
+    bench.acquire(&Ask { owner: a.clone(), ..Ask::new("a", "s").worker("w") }).await.unwrap();
+    assert_eq!(bench.store.detach(&worker("w"), &b, bench.now).await.sessions, 0);
+    assert_eq!(bench.store.detach(&worker("w"), &a, bench.now).await.sessions, 1);
+    bench.store.attach(&worker("w"), &b, bench.now).await;
+    bench.wait(Duration::from_secs(11)).await;
+    assert_eq!(bench.store.totals().await.live, 0, "the other one kept it alive");
 }

@@ -8,6 +8,7 @@ use std::{
 use tenantd::{
     app::ports::{EventSink, SessionStore, SharedCaps},
     domain::{
+        access::Owner,
         admission::{Acquire, Grant},
         event::{Event, Kind},
         limits::{BreakerPolicy, TenantLimits, Terms},
@@ -68,6 +69,7 @@ impl Bench {
     pub async fn acquire(&self, ask: &Ask) -> Result<Grant, Rejection> {
         let request = Acquire {
             session: session(&ask.session),
+            owner: ask.owner.clone(),
             agent: AgentName::parse_optional(ask.agent).unwrap(),
             worker: WorkerId::parse_optional(ask.worker).unwrap(),
             ttl: None,
@@ -85,6 +87,7 @@ impl Bench {
 pub struct Ask {
     pub tenant: &'static str,
     pub session: String,
+    pub owner: Owner,
     pub agent: &'static str,
     pub worker: &'static str,
     pub activate: bool,
@@ -97,6 +100,7 @@ impl Ask {
         Self {
             tenant,
             session: session.into(),
+            owner: Owner::default(),
             agent: "",
             worker: "",
             activate: true,

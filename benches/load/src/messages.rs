@@ -22,7 +22,7 @@ pub fn unary(tenant: &str, worker: &str) -> Messages {
     let release = v1::ReleaseSessionRequest {
         session_id: PLACEHOLDER.to_owned(),
         outcome: v1::Outcome::Success.into(),
-        failure: None,
+        ..Default::default()
     };
     Messages {
         acquire: Template::new(acquire.encode_to_vec()),

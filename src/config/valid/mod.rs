@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap, net::SocketAddr, ops::Range, path::Path, sync::Arc, time::Duration,
 };
 
+mod identities;
 mod limits;
 mod sources;
 
@@ -65,6 +66,7 @@ pub fn config(
         labels,
     });
     let sources = check.sources(file.sources);
+    let access = Arc::new(check.identities(file.identities));
     let vault = file.vault.and_then(|vault| check.vault(&vault));
     let mut tenants = BTreeMap::new();
     let mut entries = BTreeMap::new();
@@ -107,6 +109,7 @@ pub fn config(
         }),
         entries,
         sources,
+        access,
         prometheus: file.telemetry.prometheus.and_then(|at| check.scraped(&at)),
         vault,
         generation: super::next_generation(),

@@ -29,43 +29,45 @@ from tenantd.v1 import reason_pb2 as tenantd_dot_v1_dot_reason__pb2
 from tenantd.v1 import session_pb2 as tenantd_dot_v1_dot_session__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16tenantd/v1/event.proto\x12\ntenantd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17tenantd/v1/reason.proto\x1a\x18tenantd/v1/session.proto\")\n\x06\x43ursor\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\"\x9d\x07\n\x05\x45vent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12#\n\x04kind\x18\x03 \x01(\x0e\x32\x15.tenantd.v1.EventKind\x12\x0e\n\x06tenant\x18\x04 \x01(\t\x12\x12\n\nsession_id\x18\x05 \x01(\t\x12\x12\n\nagent_name\x18\x06 \x01(\t\x12\x0e\n\x06worker\x18\x07 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x08 \x01(\t\x12\x0c\n\x04note\x18\t \x01(\t\x12\x10\n\x08trace_id\x18\n \x01(\t\x12\x0f\n\x07span_id\x18\x0b \x01(\t\x12\x37\n\x10session_acquired\x18\x14 \x01(\x0b\x32\x1b.tenantd.v1.SessionAcquiredH\x00\x12/\n\x10\x66\x61ilure_reported\x18\x15 \x01(\x0b\x32\x13.tenantd.v1.FailureH\x00\x12\x31\n\rsession_ended\x18\x16 \x01(\x0b\x32\x18.tenantd.v1.SessionEndedH\x00\x12\x37\n\x10session_rejected\x18\x17 \x01(\x0b\x32\x1b.tenantd.v1.SessionRejectedH\x00\x12\x35\n\x0f\x62reaker_changed\x18\x18 \x01(\x0b\x32\x1a.tenantd.v1.BreakerChangedH\x00\x12\x33\n\x0e\x63onfig_changed\x18\x19 \x01(\x0b\x32\x19.tenantd.v1.ConfigChangedH\x00\x12\x31\n\rconfig_failed\x18\x1a \x01(\x0b\x32\x18.tenantd.v1.ConfigFailedH\x00\x12-\n\x0b\x63\x61p_changed\x18\x1b \x01(\x0b\x32\x16.tenantd.v1.CapChangedH\x00\x12-\n\x0b\x61gent_event\x18\x1c \x01(\x0b\x32\x16.tenantd.v1.AgentEventH\x00\x12-\n\x0bworker_lost\x18\x1d \x01(\x0b\x32\x16.tenantd.v1.WorkerLostH\x00\x12-\n\x0bworker_slow\x18\x1e \x01(\x0b\x32\x16.tenantd.v1.WorkerSlowH\x00\x12\x37\n\x10sidecar_draining\x18\x1f \x01(\x0b\x32\x1b.tenantd.v1.SidecarDrainingH\x00\x12\x37\n\x10sidecar_reloaded\x18  \x01(\x0b\x32\x1b.tenantd.v1.SidecarReloadedH\x00\x42\x08\n\x06\x64\x65tail\"\x92\x01\n\x0fSessionAcquired\x12\'\n\x05state\x18\x01 \x01(\x0e\x32\x18.tenantd.v1.SessionState\x12\r\n\x05probe\x18\x02 \x01(\x08\x12\x15\n\rlive_sessions\x18\x03 \x01(\r\x12\x10\n\x03\x63\x61p\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x16\n\x0e\x63onfig_version\x18\x05 \x01(\tB\x06\n\x04_cap\"\xb9\x01\n\x0cSessionEnded\x12$\n\x07outcome\x18\x01 \x01(\x0e\x32\x13.tenantd.v1.Outcome\x12#\n\x05\x63\x61use\x18\x02 \x01(\x0e\x32\x14.tenantd.v1.EndCause\x12\'\n\x04held\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12$\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x13.tenantd.v1.Failure\x12\x0f\n\x07\x63ounted\x18\x05 \x01(\x08\"\xe4\x01\n\x0fSessionRejected\x12\"\n\x06reason\x18\x01 \x01(\x0e\x32\x12.tenantd.v1.Reason\x12,\n\x0b\x64isposition\x18\x02 \x01(\x0e\x32\x17.tenantd.v1.Disposition\x12\x12\n\x05limit\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x14\n\x07\x63urrent\x18\x04 \x01(\rH\x01\x88\x01\x01\x12.\n\x0bretry_after\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07message\x18\x06 \x01(\tB\x08\n\x06_limitB\n\n\x08_current\"`\n\x0e\x42reakerChanged\x12\x10\n\x08\x66\x61ilures\x18\x01 \x01(\r\x12\x0f\n\x07samples\x18\x02 \x01(\r\x12+\n\x08\x63ooldown\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\" \n\rConfigChanged\x12\x0f\n\x07version\x18\x01 \x01(\t\".\n\x0c\x43onfigFailed\x12\x0f\n\x07message\x18\x01 \x01(\t\x12\r\n\x05stale\x18\x02 \x01(\x08\"J\n\nCapChanged\x12\x13\n\x06\x62\x65\x66ore\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x12\n\x05\x61\x66ter\x18\x02 \x01(\rH\x01\x88\x01\x01\x42\t\n\x07_beforeB\x08\n\x06_after\"o\n\nAgentEvent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x08severity\x18\x02 \x01(\x0e\x32\x14.tenantd.v1.Severity\x12+\n\nattributes\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\"H\n\nWorkerLost\x12\x10\n\x08sessions\x18\x01 \x01(\r\x12(\n\x05grace\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"8\n\nWorkerSlow\x12*\n\x07\x62locked\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"U\n\x0fSidecarDraining\x12+\n\x08\x64\x65\x61\x64line\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rlive_sessions\x18\x02 \x01(\r\"E\n\x0fSidecarReloaded\x12\n\n\x02ok\x18\x01 \x01(\x08\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x17\n\x0ftenants_changed\x18\x03 \x01(\r*\xc0\x05\n\tEventKind\x12\x1a\n\x16\x45VENT_KIND_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x45VENT_KIND_SESSION_ACQUIRED\x10\x01\x12 \n\x1c\x45VENT_KIND_SESSION_ACTIVATED\x10\x02\x12\'\n#EVENT_KIND_SESSION_FAILURE_REPORTED\x10\x03\x12\x1c\n\x18\x45VENT_KIND_SESSION_ENDED\x10\x04\x12\x1f\n\x1b\x45VENT_KIND_SESSION_REJECTED\x10\x05\x12\x1d\n\x19\x45VENT_KIND_BREAKER_OPENED\x10\x06\x12\"\n\x1e\x45VENT_KIND_BREAKER_HALF_OPENED\x10\x07\x12\x1d\n\x19\x45VENT_KIND_BREAKER_CLOSED\x10\x08\x12$\n EVENT_KIND_TENANT_CONFIG_CHANGED\x10\t\x12#\n\x1f\x45VENT_KIND_TENANT_CONFIG_FAILED\x10\n\x12!\n\x1d\x45VENT_KIND_TENANT_CAP_CHANGED\x10\x0b\x12\x1f\n\x1b\x45VENT_KIND_TENANT_SUSPENDED\x10\x0c\x12\x1d\n\x19\x45VENT_KIND_TENANT_RESUMED\x10\r\x12\x1a\n\x16\x45VENT_KIND_AGENT_EVENT\x10\x0e\x12\x1e\n\x1a\x45VENT_KIND_WORKER_ATTACHED\x10\x0f\x12\x1a\n\x16\x45VENT_KIND_WORKER_LOST\x10\x10\x12\x1a\n\x16\x45VENT_KIND_WORKER_SLOW\x10\x11\x12\x1f\n\x1b\x45VENT_KIND_SIDECAR_DRAINING\x10\x12\x12\x1f\n\x1b\x45VENT_KIND_SIDECAR_RELOADED\x10\x13\x12&\n\"EVENT_KIND_TENANT_CONFIG_RECOVERED\x10\x14*u\n\x08Severity\x12\x18\n\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x12\n\x0eSEVERITY_DEBUG\x10\x01\x12\x11\n\rSEVERITY_INFO\x10\x02\x12\x14\n\x10SEVERITY_WARNING\x10\x03\x12\x12\n\x0eSEVERITY_ERROR\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16tenantd/v1/event.proto\x12\ntenantd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17tenantd/v1/reason.proto\x1a\x18tenantd/v1/session.proto\")\n\x06\x43ursor\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\"\xcc\x07\n\x05\x45vent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12#\n\x04kind\x18\x03 \x01(\x0e\x32\x15.tenantd.v1.EventKind\x12\x0e\n\x06tenant\x18\x04 \x01(\t\x12\x12\n\nsession_id\x18\x05 \x01(\t\x12\x12\n\nagent_name\x18\x06 \x01(\t\x12\x0e\n\x06worker\x18\x07 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x08 \x01(\t\x12\x0c\n\x04note\x18\t \x01(\t\x12\x10\n\x08trace_id\x18\n \x01(\t\x12\x0f\n\x07span_id\x18\x0b \x01(\t\x12\x37\n\x10session_acquired\x18\x14 \x01(\x0b\x32\x1b.tenantd.v1.SessionAcquiredH\x00\x12/\n\x10\x66\x61ilure_reported\x18\x15 \x01(\x0b\x32\x13.tenantd.v1.FailureH\x00\x12\x31\n\rsession_ended\x18\x16 \x01(\x0b\x32\x18.tenantd.v1.SessionEndedH\x00\x12\x37\n\x10session_rejected\x18\x17 \x01(\x0b\x32\x1b.tenantd.v1.SessionRejectedH\x00\x12\x35\n\x0f\x62reaker_changed\x18\x18 \x01(\x0b\x32\x1a.tenantd.v1.BreakerChangedH\x00\x12\x33\n\x0e\x63onfig_changed\x18\x19 \x01(\x0b\x32\x19.tenantd.v1.ConfigChangedH\x00\x12\x31\n\rconfig_failed\x18\x1a \x01(\x0b\x32\x18.tenantd.v1.ConfigFailedH\x00\x12-\n\x0b\x63\x61p_changed\x18\x1b \x01(\x0b\x32\x16.tenantd.v1.CapChangedH\x00\x12-\n\x0b\x61gent_event\x18\x1c \x01(\x0b\x32\x16.tenantd.v1.AgentEventH\x00\x12-\n\x0bworker_lost\x18\x1d \x01(\x0b\x32\x16.tenantd.v1.WorkerLostH\x00\x12-\n\x0bworker_slow\x18\x1e \x01(\x0b\x32\x16.tenantd.v1.WorkerSlowH\x00\x12\x37\n\x10sidecar_draining\x18\x1f \x01(\x0b\x32\x1b.tenantd.v1.SidecarDrainingH\x00\x12\x37\n\x10sidecar_reloaded\x18  \x01(\x0b\x32\x1b.tenantd.v1.SidecarReloadedH\x00\x12-\n\x0b\x63\x61ll_denied\x18! \x01(\x0b\x32\x16.tenantd.v1.CallDeniedH\x00\x42\x08\n\x06\x64\x65tail\"\x92\x01\n\x0fSessionAcquired\x12\'\n\x05state\x18\x01 \x01(\x0e\x32\x18.tenantd.v1.SessionState\x12\r\n\x05probe\x18\x02 \x01(\x08\x12\x15\n\rlive_sessions\x18\x03 \x01(\r\x12\x10\n\x03\x63\x61p\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x16\n\x0e\x63onfig_version\x18\x05 \x01(\tB\x06\n\x04_cap\"\xb9\x01\n\x0cSessionEnded\x12$\n\x07outcome\x18\x01 \x01(\x0e\x32\x13.tenantd.v1.Outcome\x12#\n\x05\x63\x61use\x18\x02 \x01(\x0e\x32\x14.tenantd.v1.EndCause\x12\'\n\x04held\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12$\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x13.tenantd.v1.Failure\x12\x0f\n\x07\x63ounted\x18\x05 \x01(\x08\"\xe4\x01\n\x0fSessionRejected\x12\"\n\x06reason\x18\x01 \x01(\x0e\x32\x12.tenantd.v1.Reason\x12,\n\x0b\x64isposition\x18\x02 \x01(\x0e\x32\x17.tenantd.v1.Disposition\x12\x12\n\x05limit\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x14\n\x07\x63urrent\x18\x04 \x01(\rH\x01\x88\x01\x01\x12.\n\x0bretry_after\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07message\x18\x06 \x01(\tB\x08\n\x06_limitB\n\n\x08_current\"`\n\x0e\x42reakerChanged\x12\x10\n\x08\x66\x61ilures\x18\x01 \x01(\r\x12\x0f\n\x07samples\x18\x02 \x01(\r\x12+\n\x08\x63ooldown\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\" \n\rConfigChanged\x12\x0f\n\x07version\x18\x01 \x01(\t\".\n\x0c\x43onfigFailed\x12\x0f\n\x07message\x18\x01 \x01(\t\x12\r\n\x05stale\x18\x02 \x01(\x08\"J\n\nCapChanged\x12\x13\n\x06\x62\x65\x66ore\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x12\n\x05\x61\x66ter\x18\x02 \x01(\rH\x01\x88\x01\x01\x42\t\n\x07_beforeB\x08\n\x06_after\"o\n\nAgentEvent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x08severity\x18\x02 \x01(\x0e\x32\x14.tenantd.v1.Severity\x12+\n\nattributes\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\"H\n\nWorkerLost\x12\x10\n\x08sessions\x18\x01 \x01(\r\x12(\n\x05grace\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"8\n\nWorkerSlow\x12*\n\x07\x62locked\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"U\n\x0fSidecarDraining\x12+\n\x08\x64\x65\x61\x64line\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rlive_sessions\x18\x02 \x01(\r\"E\n\x0fSidecarReloaded\x12\n\n\x02ok\x18\x01 \x01(\x08\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x17\n\x0ftenants_changed\x18\x03 \x01(\r\"*\n\nCallDenied\x12\x0b\n\x03rpc\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t*\xdc\x05\n\tEventKind\x12\x1a\n\x16\x45VENT_KIND_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x45VENT_KIND_SESSION_ACQUIRED\x10\x01\x12 \n\x1c\x45VENT_KIND_SESSION_ACTIVATED\x10\x02\x12\'\n#EVENT_KIND_SESSION_FAILURE_REPORTED\x10\x03\x12\x1c\n\x18\x45VENT_KIND_SESSION_ENDED\x10\x04\x12\x1f\n\x1b\x45VENT_KIND_SESSION_REJECTED\x10\x05\x12\x1d\n\x19\x45VENT_KIND_BREAKER_OPENED\x10\x06\x12\"\n\x1e\x45VENT_KIND_BREAKER_HALF_OPENED\x10\x07\x12\x1d\n\x19\x45VENT_KIND_BREAKER_CLOSED\x10\x08\x12$\n EVENT_KIND_TENANT_CONFIG_CHANGED\x10\t\x12#\n\x1f\x45VENT_KIND_TENANT_CONFIG_FAILED\x10\n\x12!\n\x1d\x45VENT_KIND_TENANT_CAP_CHANGED\x10\x0b\x12\x1f\n\x1b\x45VENT_KIND_TENANT_SUSPENDED\x10\x0c\x12\x1d\n\x19\x45VENT_KIND_TENANT_RESUMED\x10\r\x12\x1a\n\x16\x45VENT_KIND_AGENT_EVENT\x10\x0e\x12\x1e\n\x1a\x45VENT_KIND_WORKER_ATTACHED\x10\x0f\x12\x1a\n\x16\x45VENT_KIND_WORKER_LOST\x10\x10\x12\x1a\n\x16\x45VENT_KIND_WORKER_SLOW\x10\x11\x12\x1f\n\x1b\x45VENT_KIND_SIDECAR_DRAINING\x10\x12\x12\x1f\n\x1b\x45VENT_KIND_SIDECAR_RELOADED\x10\x13\x12&\n\"EVENT_KIND_TENANT_CONFIG_RECOVERED\x10\x14\x12\x1a\n\x16\x45VENT_KIND_CALL_DENIED\x10\x15*u\n\x08Severity\x12\x18\n\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x12\n\x0eSEVERITY_DEBUG\x10\x01\x12\x11\n\rSEVERITY_INFO\x10\x02\x12\x14\n\x10SEVERITY_WARNING\x10\x03\x12\x12\n\x0eSEVERITY_ERROR\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tenantd.v1.event_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EVENTKIND']._serialized_start=2383
-  _globals['_EVENTKIND']._serialized_end=3087
-  _globals['_SEVERITY']._serialized_start=3089
-  _globals['_SEVERITY']._serialized_end=3206
+  _globals['_EVENTKIND']._serialized_start=2474
+  _globals['_EVENTKIND']._serialized_end=3206
+  _globals['_SEVERITY']._serialized_start=3208
+  _globals['_SEVERITY']._serialized_end=3325
   _globals['_CURSOR']._serialized_start=184
   _globals['_CURSOR']._serialized_end=225
   _globals['_EVENT']._serialized_start=228
-  _globals['_EVENT']._serialized_end=1153
-  _globals['_SESSIONACQUIRED']._serialized_start=1156
-  _globals['_SESSIONACQUIRED']._serialized_end=1302
-  _globals['_SESSIONENDED']._serialized_start=1305
-  _globals['_SESSIONENDED']._serialized_end=1490
-  _globals['_SESSIONREJECTED']._serialized_start=1493
-  _globals['_SESSIONREJECTED']._serialized_end=1721
-  _globals['_BREAKERCHANGED']._serialized_start=1723
-  _globals['_BREAKERCHANGED']._serialized_end=1819
-  _globals['_CONFIGCHANGED']._serialized_start=1821
-  _globals['_CONFIGCHANGED']._serialized_end=1853
-  _globals['_CONFIGFAILED']._serialized_start=1855
-  _globals['_CONFIGFAILED']._serialized_end=1901
-  _globals['_CAPCHANGED']._serialized_start=1903
-  _globals['_CAPCHANGED']._serialized_end=1977
-  _globals['_AGENTEVENT']._serialized_start=1979
-  _globals['_AGENTEVENT']._serialized_end=2090
-  _globals['_WORKERLOST']._serialized_start=2092
-  _globals['_WORKERLOST']._serialized_end=2164
-  _globals['_WORKERSLOW']._serialized_start=2166
-  _globals['_WORKERSLOW']._serialized_end=2222
-  _globals['_SIDECARDRAINING']._serialized_start=2224
-  _globals['_SIDECARDRAINING']._serialized_end=2309
-  _globals['_SIDECARRELOADED']._serialized_start=2311
-  _globals['_SIDECARRELOADED']._serialized_end=2380
+  _globals['_EVENT']._serialized_end=1200
+  _globals['_SESSIONACQUIRED']._serialized_start=1203
+  _globals['_SESSIONACQUIRED']._serialized_end=1349
+  _globals['_SESSIONENDED']._serialized_start=1352
+  _globals['_SESSIONENDED']._serialized_end=1537
+  _globals['_SESSIONREJECTED']._serialized_start=1540
+  _globals['_SESSIONREJECTED']._serialized_end=1768
+  _globals['_BREAKERCHANGED']._serialized_start=1770
+  _globals['_BREAKERCHANGED']._serialized_end=1866
+  _globals['_CONFIGCHANGED']._serialized_start=1868
+  _globals['_CONFIGCHANGED']._serialized_end=1900
+  _globals['_CONFIGFAILED']._serialized_start=1902
+  _globals['_CONFIGFAILED']._serialized_end=1948
+  _globals['_CAPCHANGED']._serialized_start=1950
+  _globals['_CAPCHANGED']._serialized_end=2024
+  _globals['_AGENTEVENT']._serialized_start=2026
+  _globals['_AGENTEVENT']._serialized_end=2137
+  _globals['_WORKERLOST']._serialized_start=2139
+  _globals['_WORKERLOST']._serialized_end=2211
+  _globals['_WORKERSLOW']._serialized_start=2213
+  _globals['_WORKERSLOW']._serialized_end=2269
+  _globals['_SIDECARDRAINING']._serialized_start=2271
+  _globals['_SIDECARDRAINING']._serialized_end=2356
+  _globals['_SIDECARRELOADED']._serialized_start=2358
+  _globals['_SIDECARRELOADED']._serialized_end=2427
+  _globals['_CALLDENIED']._serialized_start=2429
+  _globals['_CALLDENIED']._serialized_end=2471
 # @@protoc_insertion_point(module_scope)

@@ -70,6 +70,11 @@ class _EventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventKind.V
     """The config file was reloaded, or its reload failed."""
     EVENT_KIND_TENANT_CONFIG_RECOVERED: _EventKind.ValueType  # 20
     """A tenant's config that could not be resolved, or was stale, is fresh again."""
+    EVENT_KIND_CALL_DENIED: _EventKind.ValueType  # 21
+    """A call was denied to the actor: it may not do that, or not for that tenant,
+    or the session is another's. A denied acquire is SESSION_REJECTED instead.
+    At most 10 a second are logged; the metric counts all.
+    """
 
 class EventKind(_EventKind, metaclass=_EventKindEnumTypeWrapper):
     """EventKind names every change that the log records."""
@@ -116,6 +121,11 @@ EVENT_KIND_SIDECAR_RELOADED: EventKind.ValueType  # 19
 """The config file was reloaded, or its reload failed."""
 EVENT_KIND_TENANT_CONFIG_RECOVERED: EventKind.ValueType  # 20
 """A tenant's config that could not be resolved, or was stale, is fresh again."""
+EVENT_KIND_CALL_DENIED: EventKind.ValueType  # 21
+"""A call was denied to the actor: it may not do that, or not for that tenant,
+or the session is another's. A denied acquire is SESSION_REJECTED instead.
+At most 10 a second are logged; the metric counts all.
+"""
 Global___EventKind: _TypeAlias = EventKind  # noqa: Y015
 
 class _Severity:
@@ -206,6 +216,7 @@ class Event(_message.Message):
     WORKER_SLOW_FIELD_NUMBER: _builtins.int
     SIDECAR_DRAINING_FIELD_NUMBER: _builtins.int
     SIDECAR_RELOADED_FIELD_NUMBER: _builtins.int
+    CALL_DENIED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Place in the log, from 1."""
     kind: Global___EventKind.ValueType
@@ -221,7 +232,9 @@ class Event(_message.Message):
     worker: _builtins.str
     """The agent process, where one is concerned."""
     actor: _builtins.str
-    """The operator, on changes made by one: identity from the connection."""
+    """Who did it, on changes made by an operator and on denials: the identity's
+    name, or the peer ("uid:1000") where none is configured.
+    """
     note: _builtins.str
     """The operator's words, on changes made by one."""
     trace_id: _builtins.str
@@ -286,6 +299,10 @@ class Event(_message.Message):
     def sidecar_reloaded(self) -> Global___SidecarReloaded:
         """SIDECAR_RELOADED."""
 
+    @_builtins.property
+    def call_denied(self) -> Global___CallDenied:
+        """CALL_DENIED."""
+
     def __init__(
         self,
         *,
@@ -313,12 +330,13 @@ class Event(_message.Message):
         worker_slow: Global___WorkerSlow | None = ...,
         sidecar_draining: Global___SidecarDraining | None = ...,
         sidecar_reloaded: Global___SidecarReloaded | None = ...,
+        call_denied: Global___CallDenied | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["agent_event", b"agent_event", "breaker_changed", b"breaker_changed", "cap_changed", b"cap_changed", "config_changed", b"config_changed", "config_failed", b"config_failed", "detail", b"detail", "failure_reported", b"failure_reported", "session_acquired", b"session_acquired", "session_ended", b"session_ended", "session_rejected", b"session_rejected", "sidecar_draining", b"sidecar_draining", "sidecar_reloaded", b"sidecar_reloaded", "time", b"time", "worker_lost", b"worker_lost", "worker_slow", b"worker_slow"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent_event", b"agent_event", "breaker_changed", b"breaker_changed", "call_denied", b"call_denied", "cap_changed", b"cap_changed", "config_changed", b"config_changed", "config_failed", b"config_failed", "detail", b"detail", "failure_reported", b"failure_reported", "session_acquired", b"session_acquired", "session_ended", b"session_ended", "session_rejected", b"session_rejected", "sidecar_draining", b"sidecar_draining", "sidecar_reloaded", b"sidecar_reloaded", "time", b"time", "worker_lost", b"worker_lost", "worker_slow", b"worker_slow"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "agent_event", b"agent_event", "agent_name", b"agent_name", "breaker_changed", b"breaker_changed", "cap_changed", b"cap_changed", "config_changed", b"config_changed", "config_failed", b"config_failed", "detail", b"detail", "failure_reported", b"failure_reported", "kind", b"kind", "note", b"note", "sequence", b"sequence", "session_acquired", b"session_acquired", "session_ended", b"session_ended", "session_id", b"session_id", "session_rejected", b"session_rejected", "sidecar_draining", b"sidecar_draining", "sidecar_reloaded", b"sidecar_reloaded", "span_id", b"span_id", "tenant", b"tenant", "time", b"time", "trace_id", b"trace_id", "worker", b"worker", "worker_lost", b"worker_lost", "worker_slow", b"worker_slow"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "agent_event", b"agent_event", "agent_name", b"agent_name", "breaker_changed", b"breaker_changed", "call_denied", b"call_denied", "cap_changed", b"cap_changed", "config_changed", b"config_changed", "config_failed", b"config_failed", "detail", b"detail", "failure_reported", b"failure_reported", "kind", b"kind", "note", b"note", "sequence", b"sequence", "session_acquired", b"session_acquired", "session_ended", b"session_ended", "session_id", b"session_id", "session_rejected", b"session_rejected", "sidecar_draining", b"sidecar_draining", "sidecar_reloaded", b"sidecar_reloaded", "span_id", b"span_id", "tenant", b"tenant", "time", b"time", "trace_id", b"trace_id", "worker", b"worker", "worker_lost", b"worker_lost", "worker_slow", b"worker_slow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_detail: _TypeAlias = _typing.Literal["session_acquired", "failure_reported", "session_ended", "session_rejected", "breaker_changed", "config_changed", "config_failed", "cap_changed", "agent_event", "worker_lost", "worker_slow", "sidecar_draining", "sidecar_reloaded"]  # noqa: Y015
+    _WhichOneofReturnType_detail: _TypeAlias = _typing.Literal["session_acquired", "failure_reported", "session_ended", "session_rejected", "breaker_changed", "config_changed", "config_failed", "cap_changed", "agent_event", "worker_lost", "worker_slow", "sidecar_draining", "sidecar_reloaded", "call_denied"]  # noqa: Y015
     _WhichOneofArgType_detail: _TypeAlias = _typing.Literal["detail", b"detail"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_detail) -> _WhichOneofReturnType_detail | None: ...
 
@@ -715,3 +733,29 @@ class SidecarReloaded(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SidecarReloaded: _TypeAlias = SidecarReloaded  # noqa: Y015
+
+@_typing.final
+class CallDenied(_message.Message):
+    """CallDenied is the detail of CALL_DENIED."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RPC_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    rpc: _builtins.str
+    """What was called, for example "SessionService/ReleaseSession"."""
+    message: _builtins.str
+    """Why, for operators; the caller is told less."""
+    def __init__(
+        self,
+        *,
+        rpc: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "rpc", b"rpc"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallDenied: _TypeAlias = CallDenied  # noqa: Y015

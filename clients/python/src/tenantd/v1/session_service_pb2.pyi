@@ -36,6 +36,7 @@ class AcquireSessionRequest(_message.Message):
     WORKER_FIELD_NUMBER: _builtins.int
     TTL_FIELD_NUMBER: _builtins.int
     ACTIVATE_FIELD_NUMBER: _builtins.int
+    LEASE_TOKEN_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Chosen by the client, for LiveKit the job id: 1-128 printable ASCII
     characters without spaces. Empty: the sidecar makes one (then a lost reply
@@ -61,6 +62,13 @@ class AcquireSessionRequest(_message.Message):
     """The caller runs the session itself: the lease is active at once instead of
     waiting (15 s by default) for a first sign of life.
     """
+    lease_token: _builtins.str
+    """Where processes that need not trust each other share an identity (shared =
+    true in the config), this token says whose the session is. Chosen by the
+    client, 16-256 printable ASCII characters without spaces, so that a retry
+    shows the same; empty: the sidecar makes one. An acquire of a session that
+    is there must show its token.
+    """
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
         """Wished TTL of the active lease; absent: the tenant's default (60 s). Within
@@ -78,10 +86,11 @@ class AcquireSessionRequest(_message.Message):
         worker: _builtins.str = ...,
         ttl: _duration_pb2.Duration | None = ...,
         activate: _builtins.bool = ...,
+        lease_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activate", b"activate", "agent_name", b"agent_name", "job_metadata", b"job_metadata", "room_metadata", b"room_metadata", "session_id", b"session_id", "tenant", b"tenant", "ttl", b"ttl", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activate", b"activate", "agent_name", b"agent_name", "job_metadata", b"job_metadata", "lease_token", b"lease_token", "room_metadata", b"room_metadata", "session_id", b"session_id", "tenant", b"tenant", "ttl", b"ttl", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -96,8 +105,13 @@ class AcquireSessionResponse(_message.Message):
     SESSION_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
+    LEASE_TOKEN_FIELD_NUMBER: _builtins.int
     created: _builtins.bool
     """False when the session was there already."""
+    lease_token: _builtins.str
+    """To be shown in every later call about this session; empty where the identity
+    is enough. Secret.
+    """
     @_builtins.property
     def session(self) -> _session_pb2.Session:
         """The session and its lease."""
@@ -112,10 +126,11 @@ class AcquireSessionResponse(_message.Message):
         session: _session_pb2.Session | None = ...,
         config: _provider_pb2.SessionConfig | None = ...,
         created: _builtins.bool = ...,
+        lease_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "created", b"created", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "created", b"created", "lease_token", b"lease_token", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -130,12 +145,15 @@ class RenewSessionRequest(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     WORKER_FIELD_NUMBER: _builtins.int
     TTL_FIELD_NUMBER: _builtins.int
+    LEASE_TOKEN_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Which session."""
     worker: _builtins.str
     """The calling process, as in AcquireSessionRequest.worker; when set, the
     session moves to it.
     """
+    lease_token: _builtins.str
+    """As answered by AcquireSession; needed where that answered one."""
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
         """New TTL; absent: unchanged. Same bounds as in acquire."""
@@ -146,10 +164,11 @@ class RenewSessionRequest(_message.Message):
         session_id: _builtins.str = ...,
         worker: _builtins.str = ...,
         ttl: _duration_pb2.Duration | None = ...,
+        lease_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id", "ttl", b"ttl", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_token", b"lease_token", "session_id", b"session_id", "ttl", b"ttl", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -188,12 +207,15 @@ class ReleaseSessionRequest(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    LEASE_TOKEN_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Which session."""
     outcome: _session_pb2.Outcome.ValueType
     """SUCCESS, FAILURE or CANCELLED; required. A session that was reported as
     failed ends as FAILURE whatever is said here.
     """
+    lease_token: _builtins.str
+    """As answered by AcquireSession; needed where that answered one."""
     @_builtins.property
     def failure(self) -> _session_pb2.Failure:
         """What failed; only with FAILURE."""
@@ -204,10 +226,11 @@ class ReleaseSessionRequest(_message.Message):
         session_id: _builtins.str = ...,
         outcome: _session_pb2.Outcome.ValueType = ...,
         failure: _session_pb2.Failure | None = ...,
+        lease_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "outcome", b"outcome", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "lease_token", b"lease_token", "outcome", b"outcome", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -244,10 +267,13 @@ class ReportFailureRequest(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     END_SESSION_FIELD_NUMBER: _builtins.int
+    LEASE_TOKEN_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Which session."""
     end_session: _builtins.bool
     """End the session with outcome FAILURE as well."""
+    lease_token: _builtins.str
+    """As answered by AcquireSession; needed where that answered one."""
     @_builtins.property
     def failure(self) -> _session_pb2.Failure:
         """What failed."""
@@ -258,10 +284,11 @@ class ReportFailureRequest(_message.Message):
         session_id: _builtins.str = ...,
         failure: _session_pb2.Failure | None = ...,
         end_session: _builtins.bool = ...,
+        lease_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_session", b"end_session", "failure", b"failure", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_session", b"end_session", "failure", b"failure", "lease_token", b"lease_token", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -304,16 +331,20 @@ class GetSessionConfigRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
+    LEASE_TOKEN_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Which session."""
+    lease_token: _builtins.str
+    """As answered by AcquireSession; needed where that answered one."""
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
+        lease_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_token", b"lease_token", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -352,11 +383,32 @@ class KeepAliveRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LeaseTokensEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     WORKER_FIELD_NUMBER: _builtins.int
     ATTACH_SESSION_IDS_FIELD_NUMBER: _builtins.int
     LOOP_BLOCKED_FIELD_NUMBER: _builtins.int
     LOOP_BLOCKED_SESSION_ID_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    LEASE_TOKENS_FIELD_NUMBER: _builtins.int
     worker: _builtins.str
     """Identity of the process, as in AcquireSessionRequest.worker. Required in
     the first message; in later ones empty or the same.
@@ -377,6 +429,10 @@ class KeepAliveRequest(_message.Message):
         logged as WORKER_SLOW. Not negative.
         """
 
+    @_builtins.property
+    def lease_tokens(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Lease tokens by session id, for those named here that have one."""
+
     def __init__(
         self,
         *,
@@ -385,10 +441,11 @@ class KeepAliveRequest(_message.Message):
         loop_blocked: _duration_pb2.Duration | None = ...,
         loop_blocked_session_id: _builtins.str = ...,
         memory_bytes: _builtins.int = ...,
+        lease_tokens: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["loop_blocked", b"loop_blocked"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attach_session_ids", b"attach_session_ids", "loop_blocked", b"loop_blocked", "loop_blocked_session_id", b"loop_blocked_session_id", "memory_bytes", b"memory_bytes", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attach_session_ids", b"attach_session_ids", "lease_tokens", b"lease_tokens", "loop_blocked", b"loop_blocked", "loop_blocked_session_id", b"loop_blocked_session_id", "memory_bytes", b"memory_bytes", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -466,7 +523,7 @@ class KeepAliveAttached(_message.Message):
 
     @_builtins.property
     def refused(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttachRefusal]:
-        """Not attached: ended or unknown."""
+        """Not attached: ended, unknown, or another's."""
 
     def __init__(
         self,
@@ -700,8 +757,11 @@ class PublishedEvent(_message.Message):
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     EVENT_FIELD_NUMBER: _builtins.int
+    LEASE_TOKEN_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Whose event: binds tenant, agent and worker. A sign of life of it."""
+    lease_token: _builtins.str
+    """As answered by AcquireSession; needed where that answered one."""
     @_builtins.property
     def event(self) -> _event_pb2.AgentEvent:
         """What happened."""
@@ -711,10 +771,11 @@ class PublishedEvent(_message.Message):
         *,
         session_id: _builtins.str = ...,
         event: _event_pb2.AgentEvent | None = ...,
+        lease_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "lease_token", b"lease_token", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -18,7 +18,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tenantd/v1/session_service.proto.
  */
 export const file_tenantd_v1_session_service: GenFile = /*@__PURE__*/
-  fileDesc("CiB0ZW5hbnRkL3YxL3Nlc3Npb25fc2VydmljZS5wcm90bxIKdGVuYW50ZC52MSLGAQoVQWNxdWlyZVNlc3Npb25SZXF1ZXN0EhIKCnNlc3Npb25faWQYASABKAkSFAoMam9iX21ldGFkYXRhGAIgASgJEhUKDXJvb21fbWV0YWRhdGEYAyABKAkSDgoGdGVuYW50GAQgASgJEhIKCmFnZW50X25hbWUYBSABKAkSDgoGd29ya2VyGAYgASgJEiYKA3R0bBgHIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIQCghhY3RpdmF0ZRgIIAEoCCJ6ChZBY3F1aXJlU2Vzc2lvblJlc3BvbnNlEiQKB3Nlc3Npb24YASABKAsyEy50ZW5hbnRkLnYxLlNlc3Npb24SKQoGY29uZmlnGAIgASgLMhkudGVuYW50ZC52MS5TZXNzaW9uQ29uZmlnEg8KB2NyZWF0ZWQYAyABKAgiYQoTUmVuZXdTZXNzaW9uUmVxdWVzdBISCgpzZXNzaW9uX2lkGAEgASgJEg4KBndvcmtlchgCIAEoCRImCgN0dGwYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iPAoUUmVuZXdTZXNzaW9uUmVzcG9uc2USJAoHc2Vzc2lvbhgBIAEoCzITLnRlbmFudGQudjEuU2Vzc2lvbiJ3ChVSZWxlYXNlU2Vzc2lvblJlcXVlc3QSEgoKc2Vzc2lvbl9pZBgBIAEoCRIkCgdvdXRjb21lGAIgASgOMhMudGVuYW50ZC52MS5PdXRjb21lEiQKB2ZhaWx1cmUYAyABKAsyEy50ZW5hbnRkLnYxLkZhaWx1cmUiPgoWUmVsZWFzZVNlc3Npb25SZXNwb25zZRIkCgdvdXRjb21lGAEgASgOMhMudGVuYW50ZC52MS5PdXRjb21lImUKFFJlcG9ydEZhaWx1cmVSZXF1ZXN0EhIKCnNlc3Npb25faWQYASABKAkSJAoHZmFpbHVyZRgCIAEoCzITLnRlbmFudGQudjEuRmFpbHVyZRITCgtlbmRfc2Vzc2lvbhgDIAEoCCJOChVSZXBvcnRGYWlsdXJlUmVzcG9uc2USJAoHc2Vzc2lvbhgBIAEoCzITLnRlbmFudGQudjEuU2Vzc2lvbhIPCgdjb3VudGVkGAIgASgIIi0KF0dldFNlc3Npb25Db25maWdSZXF1ZXN0EhIKCnNlc3Npb25faWQYASABKAkiRQoYR2V0U2Vzc2lvbkNvbmZpZ1Jlc3BvbnNlEikKBmNvbmZpZxgBIAEoCzIZLnRlbmFudGQudjEuU2Vzc2lvbkNvbmZpZyKmAQoQS2VlcEFsaXZlUmVxdWVzdBIOCgZ3b3JrZXIYASABKAkSGgoSYXR0YWNoX3Nlc3Npb25faWRzGAIgAygJEi8KDGxvb3BfYmxvY2tlZBgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIfChdsb29wX2Jsb2NrZWRfc2Vzc2lvbl9pZBgEIAEoCRIUCgxtZW1vcnlfYnl0ZXMYBSABKAQixQIKEUtlZXBBbGl2ZVJlc3BvbnNlEjEKCGF0dGFjaGVkGAEgASgLMh0udGVuYW50ZC52MS5LZWVwQWxpdmVBdHRhY2hlZEgAEi0KB3Jldm9rZWQYAiABKAsyGi50ZW5hbnRkLnYxLlNlc3Npb25SZXZva2VkSAASKAoIZHJhaW5pbmcYAyABKAsyFC50ZW5hbnRkLnYxLkRyYWluaW5nSAASOQoOY29uZmlnX2NoYW5nZWQYBCABKAsyHy50ZW5hbnRkLnYxLlRlbmFudENvbmZpZ0NoYW5nZWRIABIwCglzdXNwZW5kZWQYBSABKAsyGy50ZW5hbnRkLnYxLlRlbmFudFN1c3BlbmRlZEgAEiwKB3Jlc3VtZWQYBiABKAsyGS50ZW5hbnRkLnYxLlRlbmFudFJlc3VtZWRIAEIJCgdtZXNzYWdlImYKEUtlZXBBbGl2ZUF0dGFjaGVkEiUKCHNlc3Npb25zGAEgAygLMhMudGVuYW50ZC52MS5TZXNzaW9uEioKB3JlZnVzZWQYAiADKAsyGS50ZW5hbnRkLnYxLkF0dGFjaFJlZnVzYWwiWQoNQXR0YWNoUmVmdXNhbBISCgpzZXNzaW9uX2lkGAEgASgJEg4KBnJlYXNvbhgCIAEoCRIkCgdvdXRjb21lGAMgASgOMhMudGVuYW50ZC52MS5PdXRjb21lImcKDlNlc3Npb25SZXZva2VkEhIKCnNlc3Npb25faWQYASABKAkSDgoGdGVuYW50GAIgASgJEiMKBWNhdXNlGAMgASgOMhQudGVuYW50ZC52MS5FbmRDYXVzZRIMCgRub3RlGAQgASgJIjcKCERyYWluaW5nEisKCGRlYWRsaW5lGAEgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIksKE1RlbmFudENvbmZpZ0NoYW5nZWQSDgoGdGVuYW50GAEgASgJEg8KB3ZlcnNpb24YAiABKAkSEwoLc2Vzc2lvbl9pZHMYAyADKAkiRAoPVGVuYW50U3VzcGVuZGVkEg4KBnRlbmFudBgBIAEoCRITCgtzZXNzaW9uX2lkcxgCIAMoCRIMCgRub3RlGAMgASgJIkIKDVRlbmFudFJlc3VtZWQSDgoGdGVuYW50GAEgASgJEhMKC3Nlc3Npb25faWRzGAIgAygJEgwKBG5vdGUYAyABKAkiQgoUUHVibGlzaEV2ZW50c1JlcXVlc3QSKgoGZXZlbnRzGAEgAygLMhoudGVuYW50ZC52MS5QdWJsaXNoZWRFdmVudCJLCg5QdWJsaXNoZWRFdmVudBISCgpzZXNzaW9uX2lkGAEgASgJEiUKBWV2ZW50GAIgASgLMhYudGVuYW50ZC52MS5BZ2VudEV2ZW50IlQKFVB1Ymxpc2hFdmVudHNSZXNwb25zZRIQCghhY2NlcHRlZBgBIAEoDRIpCgdyZWZ1c2VkGAIgAygLMhgudGVuYW50ZC52MS5FdmVudFJlZnVzYWwiPgoMRXZlbnRSZWZ1c2FsEg0KBWluZGV4GAEgASgNEg4KBnJlYXNvbhgCIAEoCRIPCgdtZXNzYWdlGAMgASgJMvIECg5TZXNzaW9uU2VydmljZRJXCg5BY3F1aXJlU2Vzc2lvbhIhLnRlbmFudGQudjEuQWNxdWlyZVNlc3Npb25SZXF1ZXN0GiIudGVuYW50ZC52MS5BY3F1aXJlU2Vzc2lvblJlc3BvbnNlElEKDFJlbmV3U2Vzc2lvbhIfLnRlbmFudGQudjEuUmVuZXdTZXNzaW9uUmVxdWVzdBogLnRlbmFudGQudjEuUmVuZXdTZXNzaW9uUmVzcG9uc2USVwoOUmVsZWFzZVNlc3Npb24SIS50ZW5hbnRkLnYxLlJlbGVhc2VTZXNzaW9uUmVxdWVzdBoiLnRlbmFudGQudjEuUmVsZWFzZVNlc3Npb25SZXNwb25zZRJUCg1SZXBvcnRGYWlsdXJlEiAudGVuYW50ZC52MS5SZXBvcnRGYWlsdXJlUmVxdWVzdBohLnRlbmFudGQudjEuUmVwb3J0RmFpbHVyZVJlc3BvbnNlEl0KEEdldFNlc3Npb25Db25maWcSIy50ZW5hbnRkLnYxLkdldFNlc3Npb25Db25maWdSZXF1ZXN0GiQudGVuYW50ZC52MS5HZXRTZXNzaW9uQ29uZmlnUmVzcG9uc2USTAoJS2VlcEFsaXZlEhwudGVuYW50ZC52MS5LZWVwQWxpdmVSZXF1ZXN0Gh0udGVuYW50ZC52MS5LZWVwQWxpdmVSZXNwb25zZSgBMAESWAoNUHVibGlzaEV2ZW50cxIgLnRlbmFudGQudjEuUHVibGlzaEV2ZW50c1JlcXVlc3QaIS50ZW5hbnRkLnYxLlB1Ymxpc2hFdmVudHNSZXNwb25zZSgBMAFiBnByb3RvMw", [file_google_protobuf_duration, file_tenantd_v1_event, file_tenantd_v1_provider, file_tenantd_v1_session]);
+  fileDesc("CiB0ZW5hbnRkL3YxL3Nlc3Npb25fc2VydmljZS5wcm90bxIKdGVuYW50ZC52MSLbAQoVQWNxdWlyZVNlc3Npb25SZXF1ZXN0EhIKCnNlc3Npb25faWQYASABKAkSFAoMam9iX21ldGFkYXRhGAIgASgJEhUKDXJvb21fbWV0YWRhdGEYAyABKAkSDgoGdGVuYW50GAQgASgJEhIKCmFnZW50X25hbWUYBSABKAkSDgoGd29ya2VyGAYgASgJEiYKA3R0bBgHIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIQCghhY3RpdmF0ZRgIIAEoCBITCgtsZWFzZV90b2tlbhgJIAEoCSKPAQoWQWNxdWlyZVNlc3Npb25SZXNwb25zZRIkCgdzZXNzaW9uGAEgASgLMhMudGVuYW50ZC52MS5TZXNzaW9uEikKBmNvbmZpZxgCIAEoCzIZLnRlbmFudGQudjEuU2Vzc2lvbkNvbmZpZxIPCgdjcmVhdGVkGAMgASgIEhMKC2xlYXNlX3Rva2VuGAQgASgJInYKE1JlbmV3U2Vzc2lvblJlcXVlc3QSEgoKc2Vzc2lvbl9pZBgBIAEoCRIOCgZ3b3JrZXIYAiABKAkSJgoDdHRsGAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhMKC2xlYXNlX3Rva2VuGAQgASgJIjwKFFJlbmV3U2Vzc2lvblJlc3BvbnNlEiQKB3Nlc3Npb24YASABKAsyEy50ZW5hbnRkLnYxLlNlc3Npb24ijAEKFVJlbGVhc2VTZXNzaW9uUmVxdWVzdBISCgpzZXNzaW9uX2lkGAEgASgJEiQKB291dGNvbWUYAiABKA4yEy50ZW5hbnRkLnYxLk91dGNvbWUSJAoHZmFpbHVyZRgDIAEoCzITLnRlbmFudGQudjEuRmFpbHVyZRITCgtsZWFzZV90b2tlbhgEIAEoCSI+ChZSZWxlYXNlU2Vzc2lvblJlc3BvbnNlEiQKB291dGNvbWUYASABKA4yEy50ZW5hbnRkLnYxLk91dGNvbWUiegoUUmVwb3J0RmFpbHVyZVJlcXVlc3QSEgoKc2Vzc2lvbl9pZBgBIAEoCRIkCgdmYWlsdXJlGAIgASgLMhMudGVuYW50ZC52MS5GYWlsdXJlEhMKC2VuZF9zZXNzaW9uGAMgASgIEhMKC2xlYXNlX3Rva2VuGAQgASgJIk4KFVJlcG9ydEZhaWx1cmVSZXNwb25zZRIkCgdzZXNzaW9uGAEgASgLMhMudGVuYW50ZC52MS5TZXNzaW9uEg8KB2NvdW50ZWQYAiABKAgiQgoXR2V0U2Vzc2lvbkNvbmZpZ1JlcXVlc3QSEgoKc2Vzc2lvbl9pZBgBIAEoCRITCgtsZWFzZV90b2tlbhgCIAEoCSJFChhHZXRTZXNzaW9uQ29uZmlnUmVzcG9uc2USKQoGY29uZmlnGAEgASgLMhkudGVuYW50ZC52MS5TZXNzaW9uQ29uZmlnIp8CChBLZWVwQWxpdmVSZXF1ZXN0Eg4KBndvcmtlchgBIAEoCRIaChJhdHRhY2hfc2Vzc2lvbl9pZHMYAiADKAkSLwoMbG9vcF9ibG9ja2VkGAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEh8KF2xvb3BfYmxvY2tlZF9zZXNzaW9uX2lkGAQgASgJEhQKDG1lbW9yeV9ieXRlcxgFIAEoBBJDCgxsZWFzZV90b2tlbnMYBiADKAsyLS50ZW5hbnRkLnYxLktlZXBBbGl2ZVJlcXVlc3QuTGVhc2VUb2tlbnNFbnRyeRoyChBMZWFzZVRva2Vuc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEixQIKEUtlZXBBbGl2ZVJlc3BvbnNlEjEKCGF0dGFjaGVkGAEgASgLMh0udGVuYW50ZC52MS5LZWVwQWxpdmVBdHRhY2hlZEgAEi0KB3Jldm9rZWQYAiABKAsyGi50ZW5hbnRkLnYxLlNlc3Npb25SZXZva2VkSAASKAoIZHJhaW5pbmcYAyABKAsyFC50ZW5hbnRkLnYxLkRyYWluaW5nSAASOQoOY29uZmlnX2NoYW5nZWQYBCABKAsyHy50ZW5hbnRkLnYxLlRlbmFudENvbmZpZ0NoYW5nZWRIABIwCglzdXNwZW5kZWQYBSABKAsyGy50ZW5hbnRkLnYxLlRlbmFudFN1c3BlbmRlZEgAEiwKB3Jlc3VtZWQYBiABKAsyGS50ZW5hbnRkLnYxLlRlbmFudFJlc3VtZWRIAEIJCgdtZXNzYWdlImYKEUtlZXBBbGl2ZUF0dGFjaGVkEiUKCHNlc3Npb25zGAEgAygLMhMudGVuYW50ZC52MS5TZXNzaW9uEioKB3JlZnVzZWQYAiADKAsyGS50ZW5hbnRkLnYxLkF0dGFjaFJlZnVzYWwiWQoNQXR0YWNoUmVmdXNhbBISCgpzZXNzaW9uX2lkGAEgASgJEg4KBnJlYXNvbhgCIAEoCRIkCgdvdXRjb21lGAMgASgOMhMudGVuYW50ZC52MS5PdXRjb21lImcKDlNlc3Npb25SZXZva2VkEhIKCnNlc3Npb25faWQYASABKAkSDgoGdGVuYW50GAIgASgJEiMKBWNhdXNlGAMgASgOMhQudGVuYW50ZC52MS5FbmRDYXVzZRIMCgRub3RlGAQgASgJIjcKCERyYWluaW5nEisKCGRlYWRsaW5lGAEgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIksKE1RlbmFudENvbmZpZ0NoYW5nZWQSDgoGdGVuYW50GAEgASgJEg8KB3ZlcnNpb24YAiABKAkSEwoLc2Vzc2lvbl9pZHMYAyADKAkiRAoPVGVuYW50U3VzcGVuZGVkEg4KBnRlbmFudBgBIAEoCRITCgtzZXNzaW9uX2lkcxgCIAMoCRIMCgRub3RlGAMgASgJIkIKDVRlbmFudFJlc3VtZWQSDgoGdGVuYW50GAEgASgJEhMKC3Nlc3Npb25faWRzGAIgAygJEgwKBG5vdGUYAyABKAkiQgoUUHVibGlzaEV2ZW50c1JlcXVlc3QSKgoGZXZlbnRzGAEgAygLMhoudGVuYW50ZC52MS5QdWJsaXNoZWRFdmVudCJgCg5QdWJsaXNoZWRFdmVudBISCgpzZXNzaW9uX2lkGAEgASgJEiUKBWV2ZW50GAIgASgLMhYudGVuYW50ZC52MS5BZ2VudEV2ZW50EhMKC2xlYXNlX3Rva2VuGAMgASgJIlQKFVB1Ymxpc2hFdmVudHNSZXNwb25zZRIQCghhY2NlcHRlZBgBIAEoDRIpCgdyZWZ1c2VkGAIgAygLMhgudGVuYW50ZC52MS5FdmVudFJlZnVzYWwiPgoMRXZlbnRSZWZ1c2FsEg0KBWluZGV4GAEgASgNEg4KBnJlYXNvbhgCIAEoCRIPCgdtZXNzYWdlGAMgASgJMvIECg5TZXNzaW9uU2VydmljZRJXCg5BY3F1aXJlU2Vzc2lvbhIhLnRlbmFudGQudjEuQWNxdWlyZVNlc3Npb25SZXF1ZXN0GiIudGVuYW50ZC52MS5BY3F1aXJlU2Vzc2lvblJlc3BvbnNlElEKDFJlbmV3U2Vzc2lvbhIfLnRlbmFudGQudjEuUmVuZXdTZXNzaW9uUmVxdWVzdBogLnRlbmFudGQudjEuUmVuZXdTZXNzaW9uUmVzcG9uc2USVwoOUmVsZWFzZVNlc3Npb24SIS50ZW5hbnRkLnYxLlJlbGVhc2VTZXNzaW9uUmVxdWVzdBoiLnRlbmFudGQudjEuUmVsZWFzZVNlc3Npb25SZXNwb25zZRJUCg1SZXBvcnRGYWlsdXJlEiAudGVuYW50ZC52MS5SZXBvcnRGYWlsdXJlUmVxdWVzdBohLnRlbmFudGQudjEuUmVwb3J0RmFpbHVyZVJlc3BvbnNlEl0KEEdldFNlc3Npb25Db25maWcSIy50ZW5hbnRkLnYxLkdldFNlc3Npb25Db25maWdSZXF1ZXN0GiQudGVuYW50ZC52MS5HZXRTZXNzaW9uQ29uZmlnUmVzcG9uc2USTAoJS2VlcEFsaXZlEhwudGVuYW50ZC52MS5LZWVwQWxpdmVSZXF1ZXN0Gh0udGVuYW50ZC52MS5LZWVwQWxpdmVSZXNwb25zZSgBMAESWAoNUHVibGlzaEV2ZW50cxIgLnRlbmFudGQudjEuUHVibGlzaEV2ZW50c1JlcXVlc3QaIS50ZW5hbnRkLnYxLlB1Ymxpc2hFdmVudHNSZXNwb25zZSgBMAFiBnByb3RvMw", [file_google_protobuf_duration, file_tenantd_v1_event, file_tenantd_v1_provider, file_tenantd_v1_session]);
 
 /**
  * AcquireSessionRequest asks for a slot.
@@ -89,6 +89,17 @@ export type AcquireSessionRequest = Message<"tenantd.v1.AcquireSessionRequest"> 
    * @generated from field: bool activate = 8;
    */
   activate: boolean;
+
+  /**
+   * Where processes that need not trust each other share an identity (shared =
+   * true in the config), this token says whose the session is. Chosen by the
+   * client, 16-256 printable ASCII characters without spaces, so that a retry
+   * shows the same; empty: the sidecar makes one. An acquire of a session that
+   * is there must show its token.
+   *
+   * @generated from field: string lease_token = 9;
+   */
+  leaseToken: string;
 };
 
 /**
@@ -124,6 +135,14 @@ export type AcquireSessionResponse = Message<"tenantd.v1.AcquireSessionResponse"
    * @generated from field: bool created = 3;
    */
   created: boolean;
+
+  /**
+   * To be shown in every later call about this session; empty where the identity
+   * is enough. Secret.
+   *
+   * @generated from field: string lease_token = 4;
+   */
+  leaseToken: string;
 };
 
 /**
@@ -160,6 +179,13 @@ export type RenewSessionRequest = Message<"tenantd.v1.RenewSessionRequest"> & {
    * @generated from field: google.protobuf.Duration ttl = 3;
    */
   ttl?: Duration | undefined;
+
+  /**
+   * As answered by AcquireSession; needed where that answered one.
+   *
+   * @generated from field: string lease_token = 4;
+   */
+  leaseToken: string;
 };
 
 /**
@@ -217,6 +243,13 @@ export type ReleaseSessionRequest = Message<"tenantd.v1.ReleaseSessionRequest"> 
    * @generated from field: tenantd.v1.Failure failure = 3;
    */
   failure?: Failure | undefined;
+
+  /**
+   * As answered by AcquireSession; needed where that answered one.
+   *
+   * @generated from field: string lease_token = 4;
+   */
+  leaseToken: string;
 };
 
 /**
@@ -273,6 +306,13 @@ export type ReportFailureRequest = Message<"tenantd.v1.ReportFailureRequest"> & 
    * @generated from field: bool end_session = 3;
    */
   endSession: boolean;
+
+  /**
+   * As answered by AcquireSession; needed where that answered one.
+   *
+   * @generated from field: string lease_token = 4;
+   */
+  leaseToken: string;
 };
 
 /**
@@ -323,6 +363,13 @@ export type GetSessionConfigRequest = Message<"tenantd.v1.GetSessionConfigReques
    * @generated from field: string session_id = 1;
    */
   sessionId: string;
+
+  /**
+   * As answered by AcquireSession; needed where that answered one.
+   *
+   * @generated from field: string lease_token = 2;
+   */
+  leaseToken: string;
 };
 
 /**
@@ -398,6 +445,13 @@ export type KeepAliveRequest = Message<"tenantd.v1.KeepAliveRequest"> & {
    * @generated from field: uint64 memory_bytes = 5;
    */
   memoryBytes: bigint;
+
+  /**
+   * Lease tokens by session id, for those named here that have one.
+   *
+   * @generated from field: map<string, string> lease_tokens = 6;
+   */
+  leaseTokens: { [key: string]: string };
 };
 
 /**
@@ -491,7 +545,7 @@ export type KeepAliveAttached = Message<"tenantd.v1.KeepAliveAttached"> & {
   sessions: Session[];
 
   /**
-   * Not attached: ended or unknown.
+   * Not attached: ended, unknown, or another's.
    *
    * @generated from field: repeated tenantd.v1.AttachRefusal refused = 2;
    */
@@ -749,6 +803,13 @@ export type PublishedEvent = Message<"tenantd.v1.PublishedEvent"> & {
    * @generated from field: tenantd.v1.AgentEvent event = 2;
    */
   event?: AgentEvent | undefined;
+
+  /**
+   * As answered by AcquireSession; needed where that answered one.
+   *
+   * @generated from field: string lease_token = 3;
+   */
+  leaseToken: string;
 };
 
 /**
