@@ -10,12 +10,14 @@ pub enum Address {
     Unix(PathBuf),
     /// "host:port".
     Tcp(String),
+    /// "host:port", with TLS.
+    Tls(String),
 }
 
 /// What an address must look like.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "an address must be unix:/absolute/path or http://host:port, for example unix:/run/tenantd.sock or 127.0.0.1:7443"
+    "an address must be unix:/absolute/path, http://host:port or https://host:port, for example unix:/run/tenantd.sock or 127.0.0.1:7443"
 )]
 pub struct Invalid;
 
@@ -32,7 +34,11 @@ impl FromStr for Address {
             let absolute = path.starts_with('/') && path.len() > 1;
             return if absolute { Ok(Self::Unix(path.into())) } else { Err(Invalid) };
         }
-        let place = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
+        let (secure, place) = match text.strip_prefix("https://") {
+            Some(place) => (true, place),
+            None => (false, text.strip_prefix("http://").unwrap_or(text)),
+        };
+        let place = place.strip_suffix('/').unwrap_or(place);
         let (host, port) = place.rsplit_once(':').ok_or(Invalid)?;
         let port: u16 = port.parse().map_err(|_| Invalid)?;
         let bracketed = host.starts_with('[') && host.ends_with(']');
@@ -40,7 +46,12 @@ impl FromStr for Address {
             && !host.is_empty()
             && !host.contains(['/', '@', '?', '#', ' '])
             && (bracketed || !host.contains(':'));
-        if valid { Ok(Self::Tcp(format!("{host}:{port}"))) } else { Err(Invalid) }
+        let place = format!("{host}:{port}");
+        match (valid, secure) {
+            (true, true) => Ok(Self::Tls(place)),
+            (true, false) => Ok(Self::Tcp(place)),
+            (false, _) => Err(Invalid),
+        }
     }
 }
 
@@ -49,6 +60,7 @@ impl fmt::Display for Address {
         match self {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
             Self::Tcp(place) => write!(f, "http://{place}"),
+            Self::Tls(place) => write!(f, "https://{place}"),
         }
     }
 }

@@ -134,6 +134,12 @@ impl Sidecar {
         result
     }
 
+    /// Tells that the listener's certificates changed: taken over, or why not.
+    pub fn certificates_changed(&self, taken: Result<(), String>) {
+        let kind = Kind::Reloaded { error: taken.err(), tenants_changed: 0 };
+        self.events.append(vec![Event::new(self.now(), Subject::default(), kind)]);
+    }
+
     async fn swap(&self, new: Config) -> Reloaded {
         let old = self.config();
         let changes = config::diff(&old, &new);

@@ -167,6 +167,12 @@ impl Sidecar {
         self.events.append(vec![Event::new(now, subject, kind).by(Some(&self.actor(caller)))]);
     }
 
+    /// There was no identity in the config that the sidecar started with.
+    #[must_use]
+    pub fn started_without_identities(&self) -> bool {
+        self.started_with.access.identities().is_empty()
+    }
+
     /// Tells when to ask again whether a stream may go on.
     #[must_use]
     pub fn on_access_change(&self) -> watch::Receiver<()> {

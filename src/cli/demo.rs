@@ -5,7 +5,7 @@
 use std::{io::Write as _, sync::Arc, time::Duration};
 
 use anyhow::ensure;
-use tonic::{Status, transport::Channel};
+use tonic::Status;
 use tonic_types::StatusExt as _;
 
 use super::client;
@@ -43,7 +43,7 @@ cooldown = "2s"
 probes = 2
 "#;
 
-type Sessions = SessionServiceClient<Channel>;
+type Sessions = SessionServiceClient<client::Calls>;
 
 /// Runs it.
 ///
@@ -73,7 +73,7 @@ async fn show(folder: &std::path::Path) -> anyhow::Result<()> {
     let bound = server::bind(config, listeners).await?;
     let sidecar = Arc::clone(&bound.sidecar);
     let served = tokio::spawn(bound.run(std::future::pending(), || {}));
-    let sessions = SessionServiceClient::new(client::connect(&Address::Unix(socket)).await?);
+    let sessions = SessionServiceClient::new(client::connect(&Address::Unix(socket).into()).await?);
     isolation(sessions.clone()).await?;
     fairness(sessions.clone()).await?;
     blast_radius(sessions).await?;

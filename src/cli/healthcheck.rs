@@ -6,9 +6,7 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use super::client;
-use crate::address::Address;
-
+use super::client::{self, Target};
 /// Longest wait for the answer: below the second that Kubernetes gives a probe.
 const TIMEOUT: Duration = Duration::from_millis(800);
 
@@ -23,17 +21,17 @@ pub struct Args {}
 ///
 /// # Errors
 /// Not serving, or not reachable.
-pub async fn run(address: Address, _args: Args) -> anyhow::Result<()> {
-    let mut health = HealthClient::new(client::connect(&address).await?);
+pub async fn run(target: Target, _args: Args) -> anyhow::Result<()> {
+    let mut health = HealthClient::new(client::connect(&target).await?);
     let asked = health.check(HealthCheckRequest::default());
     let answer = tokio::time::timeout(TIMEOUT, asked)
         .await
-        .map_err(|_| anyhow::anyhow!("the sidecar at {address} did not answer in {TIMEOUT:?}"))?
+        .map_err(|_| anyhow::anyhow!("the sidecar at {target} did not answer in {TIMEOUT:?}"))?
         .map_err(|status| client::refused(&status))?
         .into_inner();
     anyhow::ensure!(
         answer.status() == ServingStatus::Serving,
-        "the sidecar at {address} takes no new sessions: {}",
+        "the sidecar at {target} takes no new sessions: {}",
         answer.status().as_str_name()
     );
     writeln!(std::io::stdout().lock(), "serving")?;

@@ -18,8 +18,6 @@ use std::{io::Write as _, process::ExitCode};
 
 use clap::{CommandFactory as _, Parser};
 
-use crate::address::Address;
-
 /// The sidecar could not be reached.
 const EX_UNAVAILABLE: u8 = 69;
 
@@ -32,11 +30,8 @@ const EX_UNAVAILABLE: u8 = 69;
     after_help = "Examples:\n  tenantd serve --config tenantd.toml\n  tenantd watch --tenant acme\n  tenantd suspend acme --note \"key leaked\"\n\nExit codes: 0 fine, 1 failed, 2 bad usage, 69 sidecar not reachable."
 )]
 pub struct Cli {
-    /// Sidecar to call: unix:PATH or http://HOST:PORT [env: TENANTD_ADDRESS] [default: the default socket]
-    // The environment is read by the address rule, for which an empty
-    // variable is none.
-    #[arg(long, global = true, value_name = "ADDR")]
-    address: Option<Address>,
+    #[command(flatten)]
+    to: client::Flags,
     #[command(subcommand)]
     command: Command,
 }
@@ -89,10 +84,10 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Config(command) => schema::run(&command),
         Command::Token(command) => token::run(&command),
         Command::Demo(args) => demo::run(args).await,
-        Command::Watch(args) => watch::run(client::address(cli.address)?, args).await,
-        Command::Healthcheck(args) => healthcheck::run(client::address(cli.address)?, args).await,
+        Command::Watch(args) => watch::run(cli.to.target()?, args).await,
+        Command::Healthcheck(args) => healthcheck::run(cli.to.target()?, args).await,
         Command::Logs(args) => logs::run(&args),
-        Command::Operate(command) => operate::run(client::address(cli.address)?, command).await,
+        Command::Operate(command) => operate::run(cli.to.target()?, command).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tenantd", &mut std::io::stdout());
             Ok(())

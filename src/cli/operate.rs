@@ -4,13 +4,13 @@ use std::io::Write as _;
 
 use serde_json::{Value, json};
 
-use super::{client, snapshot, tenants, text};
-use crate::{
-    address::Address,
-    wire::v1::{
-        self, admin_service_client::AdminServiceClient, set_tenant_cap_request::Change,
-        watch_service_client::WatchServiceClient,
-    },
+use super::{
+    client::{self, Target},
+    snapshot, tenants, text,
+};
+use crate::wire::v1::{
+    self, admin_service_client::AdminServiceClient, set_tenant_cap_request::Change,
+    watch_service_client::WatchServiceClient,
 };
 
 /// What a table of tenants shows.
@@ -158,12 +158,12 @@ pub enum BreakerAction {
 ///
 /// # Errors
 /// `Unreachable`, or the sidecar's refusal.
-pub async fn run(address: Address, command: Command) -> anyhow::Result<()> {
+pub async fn run(target: Target, command: Command) -> anyhow::Result<()> {
     let command = match command {
         Command::Tenants { database: Some(command), .. } => return tenants::run(command).await,
         command => command,
     };
-    let channel = client::connect(&address).await?;
+    let channel = client::connect(&target).await?;
     let mut watch = WatchServiceClient::new(channel.clone()).max_decoding_message_size(64 << 20);
     let mut admin = AdminServiceClient::new(channel);
     let said = |status: tonic::Status| client::refused(&status);

@@ -21,7 +21,7 @@ pub struct Args {
     /// Config file (TOML); without one everything runs on built-in defaults
     #[arg(long, env = "TENANTD_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Where to listen, instead of the config's: unix:PATH or 127.0.0.1:PORT; repeatable
+    /// Where to listen, instead of the config's: unix:PATH or IP:PORT; repeatable
     #[arg(long, value_name = "ADDR")]
     pub listen: Vec<Address>,
     /// How log lines look
@@ -78,32 +78,55 @@ fn listeners(asked: &[Address], config: &Config) -> anyhow::Result<Listeners> {
     for address in asked {
         match address {
             Address::Unix(path) => listeners.unix = Some(path.clone()),
-            Address::Tcp(place) => {
+            Address::Tcp(place) | Address::Tls(place) => {
                 let place = place.replace("localhost", "127.0.0.1");
                 let address: std::net::SocketAddr = place.parse().with_context(|| {
                     format!("--listen {place} must be an IP address and a port")
                 })?;
-                anyhow::ensure!(
-                    address.ip().is_loopback(),
-                    "--listen {address} must be a loopback address; any other needs TLS and client identities, which this version does not have"
-                );
                 listeners.tcp = Some(address);
             }
         }
+        let wants_tls = matches!(address, Address::Tls(_));
+        anyhow::ensure!(
+            !wants_tls || config.listen.tls.is_some(),
+            "--listen {address} needs listen.tls with cert_file and key_file in the config file"
+        );
     }
     if asked.is_empty() {
         let uid = rustix::process::getuid().as_raw();
         let env = |name: &str| std::env::var(name).ok();
         let default = || match Address::resolve(env, uid) {
             Ok(Address::Unix(path)) => path,
-            Ok(Address::Tcp(_)) | Err(_) => default_socket(env, uid),
+            Ok(Address::Tcp(_) | Address::Tls(_)) | Err(_) => default_socket(env, uid),
         };
         listeners.unix = Some(config.listen.unix.clone().unwrap_or_else(default));
         listeners.tcp = config.listen.tcp;
     }
-    if listeners.tcp.is_some() {
+    // The config's own address was checked with it; a flag's was not.
+    if let Some(address) = listeners.tcp
+        && let Some(problem) = config.listen.unsafe_at(address, &config.access)
+    {
+        anyhow::bail!("--listen {address} {problem}");
+    }
+    let identities = config.access.identities();
+    if listeners.tcp.is_some() && identities.is_empty() {
+        let certified = config.listen.tls.as_ref().is_some_and(|tls| tls.client_ca_file.is_some());
+        if certified {
+            tracing::warn!("no identity is configured: nobody may call over TLS");
+        } else {
+            tracing::warn!(
+                "TCP on loopback has no credentials: every process on this machine can call, admin calls included; [[identities]] with tokens close it"
+            );
+        }
+    }
+    let own = [0, rustix::process::getuid().as_raw()];
+    let others = |of: &std::sync::Arc<crate::domain::access::Identity>| {
+        !of.gids.is_empty() || of.uids.iter().any(|uid| !own.contains(uid))
+    };
+    let others = identities.iter().any(others);
+    if others && listeners.unix.is_some() && config.listen.unix_mode & 0o066 == 0 {
         tracing::warn!(
-            "TCP on loopback has no credentials: every process on this machine can call, admin calls included"
+            "identities name users or groups, and the socket's mode lets in nobody but the sidecar's own; set listen.unix_mode = \"0660\" and listen.unix_gid"
         );
     }
     Ok(listeners)
@@ -120,7 +143,7 @@ fn banner(config: &Config, socket: Option<&std::path::Path>, tcp: Option<std::ne
         say(format!("  listens on  unix:{}", path.display()));
     }
     if let Some(address) = tcp {
-        say(format!("  listens on  http://{address}  (no credentials: loopback only)"));
+        say(format!("  listens on  {}", shown(config, address)));
     }
     match &config.path {
         Some(path) => say(format!(
@@ -134,7 +157,26 @@ fn banner(config: &Config, socket: Option<&std::path::Path>, tcp: Option<std::ne
                 .to_owned())
         }
     }
-    let address =
-        socket.map(|path| format!("unix:{}", path.display())).or(tcp.map(|a| a.to_string()));
+    let address = socket.map(|path| format!("unix:{}", path.display()));
+    let address = address.or(tcp.map(|at| match config.listen.tls {
+        Some(_) => format!("https://{at}"),
+        None => at.to_string(),
+    }));
     say(format!("  try it      TENANTD_ADDRESS={} tenantd watch", address.unwrap_or_default()));
+}
+
+fn shown(config: &Config, address: std::net::SocketAddr) -> String {
+    let open = config.access.identities().is_empty();
+    match &config.listen.tls {
+        Some(tls) if tls.client_ca_file.is_some() && tls.client_cert_required => {
+            format!("https://{address}  (TLS; clients show a certificate)")
+        }
+        Some(tls) if tls.client_ca_file.is_some() => {
+            format!("https://{address}  (TLS; clients show a certificate or a token)")
+        }
+        Some(_) if open => format!("https://{address}  (TLS, no credentials: loopback only)"),
+        Some(_) => format!("https://{address}  (TLS; clients show a token)"),
+        None if open => format!("http://{address}  (no credentials: loopback only)"),
+        None => format!("http://{address}  (clients show a token; loopback only)"),
+    }
 }

@@ -4,13 +4,12 @@ use std::{io::Write as _, time::Duration};
 
 use serde_json::{Map, Value, json};
 
-use super::{client, operate, text};
-use crate::{
-    address::Address,
-    wire::v1::{
-        self, event::Detail, watch_service_client::WatchServiceClient,
-        watch_sessions_response::Item,
-    },
+use super::{
+    client::{self, Target},
+    operate, text,
+};
+use crate::wire::v1::{
+    self, event::Detail, watch_service_client::WatchServiceClient, watch_sessions_response::Item,
 };
 
 /// Longest wait before a new try to reach the sidecar.
@@ -43,22 +42,22 @@ pub struct Args {
 ///
 /// # Errors
 /// `Unreachable` at the start, or the sidecar's refusal.
-pub async fn run(address: Address, args: Args) -> anyhow::Result<()> {
+pub async fn run(target: Target, args: Args) -> anyhow::Result<()> {
     tokio::select! {
-        result = follow(&address, &args) => result,
+        result = follow(&target, &args) => result,
         _ = tokio::signal::ctrl_c() => Ok(()),
     }
 }
 
-async fn follow(address: &Address, args: &Args) -> anyhow::Result<()> {
+async fn follow(target: &Target, args: &Args) -> anyhow::Result<()> {
     let mut cursor = args.since.as_deref().map(cursor).transpose()?;
     let kinds = args.kind.iter().map(|kind| kind_of(kind)).collect::<Result<Vec<_>, _>>()?;
-    let mut channel = Some(client::connect(address).await?);
+    let mut channel = Some(client::connect(target).await?);
     let mut wait = Duration::from_millis(100);
     loop {
         let connected = match channel.take() {
             Some(channel) => Ok(channel),
-            None => client::connect(address).await,
+            None => client::connect(target).await,
         };
         if let Ok(channel) = connected {
             let asked = v1::WatchSessionsRequest {

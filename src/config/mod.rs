@@ -45,12 +45,60 @@ pub enum UnknownTenants {
 }
 
 /// Where to listen.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {
     /// Unix socket; none: the default address rule.
     pub unix: Option<PathBuf>,
-    /// Loopback TCP.
+    /// The socket's mode.
+    pub unix_mode: u32,
+    /// The socket's group; none: the sidecar's own.
+    pub unix_gid: Option<u32>,
+    /// TCP.
     pub tcp: Option<SocketAddr>,
+    /// TLS of `tcp`.
+    pub tls: Option<ListenTls>,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self { unix: None, unix_mode: 0o600, unix_gid: None, tcp: None, tls: None }
+    }
+}
+
+/// TLS of the TCP listener. Files, read again when they change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenTls {
+    /// Certificate chain.
+    pub cert_file: PathBuf,
+    /// Its key.
+    pub key_file: PathBuf,
+    /// Who signs client certificates; none: clients show none.
+    pub client_ca_file: Option<PathBuf>,
+    /// A client without a certificate is not let in.
+    pub client_cert_required: bool,
+}
+
+impl Listen {
+    /// Why it would not be safe to listen at `address`, and which settings make it
+    /// so.
+    #[must_use]
+    pub fn unsafe_at(&self, address: SocketAddr, access: &Access) -> Option<&'static str> {
+        if address.ip().is_loopback() {
+            return None;
+        }
+        let Some(tls) = &self.tls else {
+            return Some(
+                "is not a loopback address: it needs TLS, listen.tls with cert_file and key_file, and [[identities]] with tokens, or with uris or dns_names and listen.tls.client_ca_file",
+            );
+        };
+        let known = access.identities().iter().any(|identity| {
+            !identity.tokens.is_empty()
+                || (!identity.certificates.is_empty() && tls.client_ca_file.is_some())
+        });
+        (!known).then_some(
+            "is not a loopback address: it needs [[identities]] with tokens, or with uris or dns_names and listen.tls.client_ca_file; nobody else may call from afar",
+        )
+    }
 }
 
 /// Every bound, with its default. `docs/config.md` says what happens at each.
@@ -266,7 +314,13 @@ pub fn diff(old: &Config, new: &Config) -> Changes {
     let (was, is) = (&old.limits, &new.limits);
     let fixed = [
         ("listen.unix", old.listen.unix != new.listen.unix),
+        (
+            "listen.unix_mode",
+            (old.listen.unix_mode, old.listen.unix_gid)
+                != (new.listen.unix_mode, new.listen.unix_gid),
+        ),
         ("listen.tcp", old.listen.tcp != new.listen.tcp),
+        ("listen.tls", old.listen.tls != new.listen.tls),
         ("sources", old.sources != new.sources),
         ("vault", old.vault != new.vault),
         ("telemetry.prometheus", old.prometheus != new.prometheus),

@@ -79,8 +79,36 @@ pub enum UnknownTenants {
 pub struct Listen {
     /// Absolute path of the unix socket. Default: the default socket.
     pub unix: Option<Spanned<String>>,
-    /// Loopback IP and port, for example "127.0.0.1:7443".
+    /// The socket's mode in octal, for example "0660". Default "0600".
+    pub unix_mode: Option<Spanned<String>>,
+    /// The socket's group, by number. Default: the sidecar's own.
+    pub unix_gid: Option<u32>,
+    /// IP and port, for example "127.0.0.1:7443"; other than loopback only with tls and identities.
     pub tcp: Option<Spanned<String>>,
+    /// TLS of tcp.
+    pub tls: Option<ListenTls>,
+}
+
+/// TLS of the TCP listener: PEM files, relative to the config file, read again when they change.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ListenTls {
+    /// Certificate chain.
+    pub cert_file: Spanned<String>,
+    /// Its key.
+    pub key_file: Spanned<String>,
+    /// Who signs client certificates (mTLS). Default: clients show none.
+    pub client_ca_file: Option<Spanned<String>>,
+    /// Whether a client must show a certificate. Default "required" with client_ca_file.
+    pub client_cert: Option<Spanned<ClientCert>>,
+}
+
+/// Whether a client must show a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientCert {
+    Required,
+    Optional,
 }
 
 /// Somebody who may call.

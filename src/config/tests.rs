@@ -46,7 +46,28 @@ fn nonsense_is_refused_with_line_key_and_what_would_be_valid() {
         ("[defaults.breaker]\nmin_samples = 0", "must be 1 to 1000000, got 0"),
         ("[defaults.breaker]\nwindow = 'soon'", "must be a duration, for example"),
         ("[lease]\nttl = '1s'", "ttl_min, ttl and ttl_max must be in this order"),
-        ("[listen]\ntcp = '0.0.0.0:1'", "must be a loopback address; any other needs TLS"),
+        (
+            "[listen]\ntcp = '0.0.0.0:1'",
+            "t.toml:2:7: listen.tcp: is not a loopback address: it needs TLS, listen.tls with",
+        ),
+        (
+            "[listen]\ntcp = '0.0.0.0:1'\ntls = { cert_file = 'c', key_file = 'k' }",
+            "listen.tcp: is not a loopback address: it needs [[identities]] with tokens",
+        ),
+        (
+            "[listen]\ntcp = '[::]:1'\ntls = { cert_file = 'c', key_file = 'k' }\n[[identities]]\nname = 'a'\nroles = ['agent']\ntenants = ['*']\nuids = [7]",
+            "listen.tcp: is not a loopback address: it needs [[identities]] with tokens",
+        ),
+        (
+            "[listen]\ntls = { cert_file = 'c', key_file = 'k', client_cert = 'optional' }",
+            "listen.tls.client_cert: needs client_ca_file",
+        ),
+        (
+            "[[identities]]\nname = 'a'\nroles = ['agent']\ntenants = ['*']\nuris = ['spiffe://x/a']",
+            "identities[0].uris: needs listen.tls.client_ca_file",
+        ),
+        ("[listen]\nunix_mode = '0066'", "listen.unix_mode: must be a mode in octal with 6 for"),
+        ("[listen]\nunix_mode = '0777'", "listen.unix_mode: must be a mode in octal with 6 for"),
         ("[listen]\nunix = 'x.sock'", "must be an absolute path"),
         (
             "unknown_tenants = 'maybe'",

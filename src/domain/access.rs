@@ -324,8 +324,9 @@ pub enum Transport {
     Tcp {
         /// The peer's IP address.
         address: String,
-        /// The listener is bound to loopback.
-        loopback: bool,
+        /// The listener is for anybody while no identity is configured: it is bound
+        /// to loopback, and there was none when the sidecar started.
+        open: bool,
     },
 }
 
@@ -340,9 +341,13 @@ pub struct Shown {
     pub token: Option<TokenHash>,
 }
 
-/// Who is at the other end, for events: "uid:1000", "tcp:127.0.0.1".
+/// Who is at the other end, for events: "uid:1000", "tcp:127.0.0.1",
+/// "URI:spiffe://example.org/agent".
 impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(name) = self.certificates.first() {
+            return f.write_str(name);
+        }
         match &self.transport {
             Transport::Unix { uid: Some(uid), .. } => write!(f, "uid:{uid}"),
             Transport::Unix { uid: None, .. } => f.write_str("uid:?"),
@@ -434,7 +439,7 @@ impl Access {
                         )
                     })
             }
-            Transport::Tcp { loopback: true, .. } if self.identities.is_empty() => Ok(&self.anyone),
+            Transport::Tcp { open: true, .. } if self.identities.is_empty() => Ok(&self.anyone),
             Transport::Tcp { .. } => Err(not_permitted(
                 "the call carries no credential; send a bearer token, or connect with a client certificate",
             )),
@@ -538,8 +543,8 @@ mod tests {
         over(Transport::Unix { uid: Some(uid), gid: Some(gid), pid: Some(7), own })
     }
 
-    fn tcp(loopback: bool) -> Shown {
-        over(Transport::Tcp { address: "127.0.0.1".to_owned(), loopback })
+    fn tcp(open: bool) -> Shown {
+        over(Transport::Tcp { address: "127.0.0.1".to_owned(), open })
     }
 
     #[test]

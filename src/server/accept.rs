@@ -2,15 +2,22 @@
 
 use std::{io, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::{Semaphore, mpsc},
+    task::JoinSet,
 };
 
+use super::tls::{Secured, Tls};
 use crate::{
     app::Sidecar,
+    domain::budget::Budget,
     transport::{io::Connection, peer::Peer},
 };
+
+/// Most failed handshakes that are logged in a second.
+const HANDSHAKE_FAILURES_PER_SECOND: u32 = 1;
 
 /// What each listener's loop needs.
 #[derive(Clone)]
@@ -37,17 +44,57 @@ impl Accept {
     }
 
     pub async fn tcp(self, listener: TcpListener) {
-        let loopback = listener.local_addr().is_ok_and(|at| at.ip().is_loopback());
+        let open = self.is_open(&listener);
         loop {
             let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
             let Some((socket, address)) = accepted(listener.accept().await).await else { continue };
             let _ = socket.set_nodelay(true);
-            let peer = Peer::tcp(self.sidecar.new_connection(), address, loopback);
+            let peer = Peer::tcp(self.sidecar.new_connection(), address, open, Arc::default());
             let connection = Connection::tcp(socket, peer, self.closed.clone(), place);
             if self.connections.send(Ok(connection)).await.is_err() {
                 return;
             }
         }
+    }
+
+    /// Handshakes in tasks of their own, which end with the listener: a slow peer
+    /// holds up nobody. Each holds a place among the most connections.
+    pub async fn tls(self, listener: TcpListener, tls: Arc<Tls>) {
+        // Whoever must show a certificate is known by it alone.
+        let open = self.is_open(&listener) && !tls.asks_certificates();
+        let mut handshakes = JoinSet::new();
+        let failures = Arc::new(Mutex::new(Budget::default()));
+        loop {
+            while handshakes.try_join_next().is_some() {}
+            let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
+            let Some((socket, address)) = accepted(listener.accept().await).await else { continue };
+            let _ = socket.set_nodelay(true);
+            let (accept, tls, failures) = (self.clone(), Arc::clone(&tls), Arc::clone(&failures));
+            handshakes.spawn(async move {
+                match tls.handshake(socket).await {
+                    Ok(Secured { stream, names }) => {
+                        let link = accept.sidecar.new_connection();
+                        let peer = Peer::tcp(link, address, open, names);
+                        let connection =
+                            Connection::tls(stream, peer, accept.closed.clone(), place);
+                        let _ = accept.connections.send(Ok(connection)).await;
+                    }
+                    Err(error) => {
+                        let now = accept.sidecar.now().mono;
+                        if failures.lock().take(HANDSHAKE_FAILURES_PER_SECOND, now) {
+                            tracing::warn!(peer = %address.ip(), %error, "a TLS handshake failed");
+                        }
+                    }
+                }
+            });
+        }
+    }
+
+    /// For anybody while no identity is configured: on loopback, where there was
+    /// none at the start. One that is taken away later opens nothing.
+    fn is_open(&self, listener: &TcpListener) -> bool {
+        let loopback = listener.local_addr().is_ok_and(|at| at.ip().is_loopback());
+        loopback && self.sidecar.started_without_identities()
     }
 }
 

@@ -3,6 +3,7 @@
 mod accept;
 mod reload;
 mod socket;
+mod tls;
 
 use std::{
     fs,
@@ -96,7 +97,10 @@ pub struct Bound {
     sources: Sources,
     unix: Option<(UnixListener, PathBuf)>,
     tcp: Option<TcpListener>,
+    tls: Option<Arc<tls::Tls>>,
     config_path: Option<PathBuf>,
+    /// How the config file looked when it was loaded.
+    looked: reload::Look,
     scrape: Option<(TcpListener, prometheus::Registry)>,
     labels: Arc<TenantLabels>,
     exports: Exports,
@@ -107,7 +111,7 @@ pub struct Bound {
 pub struct Listeners {
     /// Unix socket.
     pub unix: Option<PathBuf>,
-    /// Loopback TCP.
+    /// TCP, with the config's TLS where it has some.
     pub tcp: Option<std::net::SocketAddr>,
 }
 
@@ -116,8 +120,9 @@ pub struct Listeners {
 /// # Errors
 /// What could not be bound, and what to do.
 pub async fn bind(config: Config, listeners: Listeners) -> anyhow::Result<Bound> {
+    let looked = config.path.as_deref().and_then(reload::look);
     let unix = match listeners.unix {
-        Some(path) => Some((socket::bind(&path).await?, path)),
+        Some(path) => Some((socket::bind(&path, &config.listen).await?, path)),
         None => None,
     };
     let tcp = match listeners.tcp {
@@ -127,6 +132,10 @@ pub async fn bind(config: Config, listeners: Listeners) -> anyhow::Result<Bound>
             )
         })?),
         None => None,
+    };
+    let tls = match config.listen.tls.clone() {
+        Some(files) if tcp.is_some() => Some(Arc::new(tls::Tls::load(files)?)),
+        Some(_) | None => None,
     };
     let limits = config.limits.clone();
     let config_path = config.path.clone();
@@ -162,7 +171,7 @@ pub async fn bind(config: Config, listeners: Listeners) -> anyhow::Result<Bound>
         events,
     }));
     let scrape = scraped.zip(registry);
-    Ok(Bound { sidecar, sources, unix, tcp, config_path, scrape, labels, exports })
+    Ok(Bound { sidecar, sources, unix, tcp, tls, config_path, looked, scrape, labels, exports })
 }
 
 impl Bound {
@@ -182,7 +191,8 @@ impl Bound {
         force: impl Future<Output = ()> + Send,
         ready: impl FnOnce(),
     ) -> anyhow::Result<()> {
-        let Self { sidecar, sources, unix, tcp, config_path, scrape, labels, exports } = self;
+        let Self { sidecar, sources, unix, tcp, tls, config_path, looked, scrape, labels, exports } =
+            self;
         let limits = sidecar.config().limits.clone();
         let socket_path = unix.as_ref().map(|(_, path)| path.clone());
         let (connections, incoming) = mpsc::channel(64);
@@ -193,8 +203,13 @@ impl Bound {
         if let Some((listener, _)) = unix {
             tasks.spawn(accept.clone().unix(listener));
         }
-        if let Some(listener) = tcp {
-            tasks.spawn(accept.clone().tcp(listener));
+        match (tcp, tls) {
+            (Some(listener), Some(tls)) => {
+                tasks.spawn(Arc::clone(&tls).follow(Arc::clone(&sidecar)));
+                tasks.spawn(accept.clone().tls(listener, tls));
+            }
+            (Some(listener), None) => _ = tasks.spawn(accept.clone().tcp(listener)),
+            (None, _) => {}
         }
         drop(accept);
         let (told, changes) = mpsc::channel(CHANGES);
@@ -213,7 +228,7 @@ impl Bound {
             tasks.spawn(telemetry::scrape::serve(listener, registry, sidecar, latest));
         }
         if let Some(path) = config_path {
-            tasks.spawn(reload::on_change(Arc::clone(&sidecar), path));
+            tasks.spawn(reload::on_change(Arc::clone(&sidecar), path, looked));
         }
         let (health, health_service) = tonic_health::server::health_reporter();
         let max = limits.message_bytes;

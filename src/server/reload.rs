@@ -12,9 +12,18 @@ use tokio::sync::mpsc;
 
 use crate::app::Sidecar;
 
+/// What tells that a file became another one.
+pub type Look = Option<(u64, u64, i64, i64)>;
+
+/// Looks at a file.
+pub fn look(path: &Path) -> Look {
+    fs::metadata(path).ok().map(|of| (of.ino(), of.len(), of.mtime(), of.mtime_nsec()))
+}
+
 /// Reloads when the file becomes another one: edited, renamed over, or behind a
 /// swapped symlink, as Kubernetes mounts do.
-pub async fn on_change(sidecar: Arc<Sidecar>, path: PathBuf) {
+/// `seen`: how it looked when it was loaded, so that an edit since then counts.
+pub async fn on_change(sidecar: Arc<Sidecar>, path: PathBuf, mut seen: Look) {
     use notify::Watcher as _;
     let (rang, mut bell) = mpsc::channel(1);
     let watcher = notify::recommended_watcher(move |_| {
@@ -32,17 +41,16 @@ pub async fn on_change(sidecar: Arc<Sidecar>, path: PathBuf) {
             return;
         }
     };
-    let identity = |path: &Path| {
-        fs::metadata(path).ok().map(|m| (m.ino(), m.len(), m.mtime(), m.mtime_nsec()))
-    };
-    let mut seen = identity(&path);
-    while bell.recv().await.is_some() {
-        // Editors write in several steps: wait until it is quiet.
-        while tokio::time::timeout(Duration::from_millis(100), bell.recv()).await.is_ok() {}
-        let present = identity(&path);
+    loop {
+        let present = look(&path);
         if present != seen && present.is_some() {
             seen = present;
             let _ = sidecar.reload(None).await;
         }
+        if bell.recv().await.is_none() {
+            return;
+        }
+        // Editors write in several steps: wait until it is quiet.
+        while tokio::time::timeout(Duration::from_millis(100), bell.recv()).await.is_ok() {}
     }
 }

@@ -6,17 +6,20 @@ use std::{
     path::Path,
 };
 
+use anyhow::Context as _;
 use tokio::net::UnixListener;
 
-/// Binds a socket that only its owner can reach, in a folder where nobody else
-/// can put one in its place.
+use crate::config::Listen;
+
+/// Binds a socket that only its owner can reach, or as the config says, in a
+/// folder where nobody else can put one in its place.
 ///
 /// # Errors
 /// What is in the way, and what to do.
-pub async fn bind(path: &Path) -> anyhow::Result<UnixListener> {
+pub async fn bind(path: &Path, listen: &Listen) -> anyhow::Result<UnixListener> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     if !folder.exists() {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        create(folder, listen)?;
     }
     private_folder(folder)?;
     if path.exists() {
@@ -33,10 +36,36 @@ pub async fn bind(path: &Path) -> anyhow::Result<UnixListener> {
         anyhow::ensure!(is_socket, "{} is there and is no socket", path.display());
         fs::remove_file(path)?;
     }
-    let listener = UnixListener::bind(path)
-        .map_err(|error| anyhow::anyhow!("cannot listen on {}: {error}", path.display()))?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    // Nobody else may connect in the moment before the mode is set.
+    let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
+    let bound = UnixListener::bind(path);
+    rustix::process::umask(before);
+    let listener =
+        bound.map_err(|error| anyhow::anyhow!("cannot listen on {}: {error}", path.display()))?;
+    give(path, listen)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(listen.unix_mode))?;
     Ok(listener)
+}
+
+/// A folder that whoever may use the socket can pass through, and nobody else.
+fn create(folder: &Path, listen: &Listen) -> anyhow::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    give(folder, listen)?;
+    let mut mode = 0o700;
+    for (may_connect, may_pass) in [(0o020, 0o010), (0o002, 0o001)] {
+        if listen.unix_mode & may_connect != 0 {
+            mode |= may_pass;
+        }
+    }
+    fs::set_permissions(folder, fs::Permissions::from_mode(mode))?;
+    Ok(())
+}
+
+fn give(path: &Path, listen: &Listen) -> anyhow::Result<()> {
+    let Some(gid) = listen.unix_gid else { return Ok(()) };
+    std::os::unix::fs::chown(path, None, Some(gid)).with_context(|| {
+        format!("{} cannot be given to the group {gid} of listen.unix_gid", path.display())
+    })
 }
 
 /// The folder must not let another user put a socket of his own in our place.

@@ -1,4 +1,4 @@
-//! One accepted connection, unix or TCP, that tells when it ends.
+//! One accepted connection, unix, TCP or TLS, that tells when it ends.
 
 use std::{
     io,
@@ -11,6 +11,7 @@ use tokio::{
     net::{TcpStream, UnixStream},
     sync::{OwnedSemaphorePermit, mpsc},
 };
+use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use super::{AuthorityFix, peer::Peer};
@@ -19,6 +20,7 @@ use crate::app::workers::Link;
 enum Socket {
     Unix(AuthorityFix<UnixStream>),
     Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 /// The connection as the gRPC server gets it.
@@ -52,6 +54,17 @@ impl Connection {
     ) -> Self {
         Self { socket: Socket::Tcp(socket), peer, closed, _place: place }
     }
+
+    /// A TCP connection behind TLS.
+    #[must_use]
+    pub fn tls(
+        socket: TlsStream<TcpStream>,
+        peer: Peer,
+        closed: mpsc::UnboundedSender<Link>,
+        place: OwnedSemaphorePermit,
+    ) -> Self {
+        Self { socket: Socket::Tls(Box::new(socket)), peer, closed, _place: place }
+    }
 }
 
 impl Drop for Connection {
@@ -78,6 +91,7 @@ impl AsyncRead for Connection {
         match &mut self.get_mut().socket {
             Socket::Unix(socket) => Pin::new(socket).poll_read(cx, buf),
             Socket::Tcp(socket) => Pin::new(socket).poll_read(cx, buf),
+            Socket::Tls(socket) => Pin::new(socket.as_mut()).poll_read(cx, buf),
         }
     }
 }
@@ -91,6 +105,7 @@ impl AsyncWrite for Connection {
         match &mut self.get_mut().socket {
             Socket::Unix(socket) => Pin::new(socket).poll_write(cx, buf),
             Socket::Tcp(socket) => Pin::new(socket).poll_write(cx, buf),
+            Socket::Tls(socket) => Pin::new(socket.as_mut()).poll_write(cx, buf),
         }
     }
 
@@ -98,6 +113,7 @@ impl AsyncWrite for Connection {
         match &mut self.get_mut().socket {
             Socket::Unix(socket) => Pin::new(socket).poll_flush(cx),
             Socket::Tcp(socket) => Pin::new(socket).poll_flush(cx),
+            Socket::Tls(socket) => Pin::new(socket.as_mut()).poll_flush(cx),
         }
     }
 
@@ -105,6 +121,7 @@ impl AsyncWrite for Connection {
         match &mut self.get_mut().socket {
             Socket::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
             Socket::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
+            Socket::Tls(socket) => Pin::new(socket.as_mut()).poll_shutdown(cx),
         }
     }
 }

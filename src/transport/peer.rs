@@ -32,11 +32,19 @@ impl Peer {
         Self::new(connection, Transport::Unix { uid, gid, pid, own })
     }
 
-    /// A peer on TCP. `loopback`: of a listener that only this machine reaches.
+    /// A peer on TCP. `open`: as in [`Transport::Tcp`]. `certificates`: the names
+    /// in its verified certificate.
     #[must_use]
-    pub fn tcp(connection: Link, address: std::net::SocketAddr, loopback: bool) -> Self {
-        let address = address.ip().to_string();
-        Self::new(connection, Transport::Tcp { address, loopback })
+    pub fn tcp(
+        connection: Link,
+        address: std::net::SocketAddr,
+        open: bool,
+        certificates: Arc<[String]>,
+    ) -> Self {
+        let transport = Transport::Tcp { address: address.ip().to_string(), open };
+        let mut peer = Self::new(connection, transport);
+        peer.shown.certificates = certificates;
+        peer
     }
 
     /// As the use cases know it, with the token of this call.

@@ -1,7 +1,11 @@
 use std::{
-    fs, os::unix::fs::PermissionsExt as _, os::unix::process::CommandExt as _, process::Command,
+    fs,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    os::unix::process::CommandExt as _,
+    process::Command,
 };
 
+use crate::certificates::{Authority, Files, Wish};
 use crate::support::{Start, call, skipped, text};
 
 #[test]
@@ -18,10 +22,142 @@ fn loopback_tcp_serves_beside_the_socket_and_warns() {
 }
 
 #[test]
-fn another_address_is_refused_with_what_would_make_it_safe() {
-    let output = call("unix:/nonexistent", &["serve", "--listen", "0.0.0.0:7443"]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output).contains("needs TLS"), "{}", text(&output));
+fn an_unsafe_start_is_refused_with_the_settings_that_make_it_safe() {
+    let token = format!("sha256:{}", "0".repeat(64));
+    let tls = "[listen.tls]\ncert_file='c.pem'\nkey_file='c.key'\n";
+    let identity = "[[identities]]\nname='a'\nroles=['agent']\ntenants=['*']\n";
+    let by_user = format!("{tls}{identity}uids=[7]\n");
+    let by_name = format!("{tls}{identity}uris=['spiffe://x/a']\n");
+    let by_token = format!("{identity}tokens=['{token}']\n");
+    let missing = format!("{tls}{by_token}");
+    let cases = [
+        ("", "0.0.0.0:1", "it needs TLS, listen.tls with cert_file and key_file"),
+        ("", "[::]:1", "it needs TLS"),
+        ("", "192.0.2.1:7443", "it needs TLS"),
+        ("", "https://127.0.0.1:1", "needs listen.tls with cert_file and key_file"),
+        (&by_token, "0.0.0.0:1", "it needs TLS"),
+        (tls, "0.0.0.0:1", "it needs [[identities]] with tokens"),
+        (&by_user, "0.0.0.0:1", "it needs [[identities]] with tokens"),
+        (&by_name, "0.0.0.0:1", "uris: needs listen.tls.client_ca_file"),
+        (&missing, "0.0.0.0:1", "listen.tls.cert_file"),
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("t.toml");
+    for (text_of, listen, says) in cases {
+        crate::support::private(&config, text_of);
+        let output = call(
+            "unix:/nonexistent",
+            &["serve", "--config", config.to_str().unwrap(), "--listen", listen],
+        );
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(1), "{listen}: {said}");
+        assert!(said.contains(says), "{listen}: {said}");
+    }
+}
+
+#[test]
+fn a_command_shows_its_token_and_certificate_over_tls() {
+    let (servers, clients) = (Authority::new(), Authority::new());
+    let files = Files::new(&servers.server(), &clients.pem());
+    let token = "tnd_0123456789abcdef0123456789abcdef";
+    let hash = tenantd::domain::access::TokenHash::of(token).hex();
+    let config = format!(
+        "{}[[identities]]\nname='ops'\nroles=['admin']\ntenants=['*']\nuris=['spiffe://x/ops']\n\
+         [[identities]]\nname='support'\nroles=['viewer']\ntenants=['acme']\ntokens=['sha256:{hash}']\n",
+        files.config("optional"),
+    );
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let running = Start { config: &config, listen: &[&free.to_string()], ..Start::default() }.run();
+    assert!(running.said().contains(&format!("https://{free}  (TLS;")), "{}", running.said());
+    let ops = clients.issue(Wish { uri: "spiffe://x/ops", ..Wish::default() });
+    let place = |name: &str, text: &str| {
+        crate::support::private(&files.path(name), text);
+        files.path(name).display().to_string()
+    };
+    let (ca, cert, key) = (
+        place("ca.pem", &servers.pem()),
+        place("ops.pem", &ops.certificate),
+        place("ops.key", &ops.key),
+    );
+    let (good, wrong) = (place("token", &format!("{token}\n")), place("wrong", &"x".repeat(40)));
+    let address = format!("https://localhost:{}", free.port());
+    let run = |env: &[(&str, &str)], arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tenantd"));
+        command.args(arguments).env("TENANTD_ADDRESS", &address).envs(env.iter().copied());
+        let output = command.output().unwrap();
+        let said = text(&output);
+        assert!(!said.contains(token), "the token is shown: {said}");
+        (output.status.code(), said)
+    };
+    let certified =
+        [("TENANTD_CA_FILE", &*ca), ("TENANTD_CERT_FILE", &cert), ("TENANTD_KEY_FILE", &key)];
+    let (code, said) = run(&certified, &["suspend", "acme", "--note", "n"]);
+    assert_eq!(code, Some(0), "{said}");
+    let flags = ["--ca-file", &ca, "--token-file", &good, "tenants", "acme", "--json"];
+    let (code, said) = run(&[], &flags);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("\"suspended_by\":\"ops\""), "{said}");
+    let by_env = [("TENANTD_CA_FILE", &*ca), ("TENANTD_TOKEN", token)];
+    assert_eq!(run(&by_env, &["tenants"]).0, Some(0));
+    let cases = [
+        (
+            &[("TENANTD_CA_FILE", &*ca), ("TENANTD_TOKEN_FILE", &*good)][..],
+            "resume",
+            1,
+            "NOT_PERMITTED",
+        ),
+        (
+            &[("TENANTD_CA_FILE", &*ca), ("TENANTD_TOKEN_FILE", &*wrong)],
+            "resume",
+            1,
+            "NOT_PERMITTED",
+        ),
+        (&[("TENANTD_CA_FILE", &*ca)], "resume", 1, "NOT_PERMITTED"),
+        (
+            &[("TENANTD_CA_FILE", &*cert)],
+            "resume",
+            69,
+            "is TENANTD_CA_FILE or --ca-file who signed",
+        ),
+        (&[], "resume", 69, "no sidecar answers"),
+        (&[("TENANTD_CERT_FILE", &*cert)], "resume", 1, "go together"),
+        (&[("TENANTD_TOKEN_FILE", &*good), ("TENANTD_TOKEN", token)], "resume", 1, "set one"),
+        (&[("TENANTD_TOKEN_FILE", "/nonexistent")], "resume", 1, "the token cannot be read"),
+        (
+            &[("TENANTD_ADDRESS", "http://192.0.2.1:1"), ("TENANTD_TOKEN", token)],
+            "resume",
+            1,
+            "not in clear",
+        ),
+    ];
+    for (env, command, want, says) in cases {
+        let (code, said) = run(env, &[command, "acme"]);
+        assert_eq!(code, Some(want), "{env:?}: {said}");
+        assert!(said.contains(says), "{env:?}: {said}");
+    }
+}
+
+#[test]
+fn the_socket_has_the_mode_and_group_of_the_config_and_a_new_folder_lets_them_through() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("new/s.sock");
+    let root = rustix::process::getuid().is_root();
+    let gid = if root { 65_534 } else { rustix::process::getgid().as_raw() };
+    let config = format!("[listen]\nunix_mode='0660'\nunix_gid={gid}\n");
+    let address = format!("unix:{}", socket.display());
+    let running = Start { config: &config, listen: &[&address], ..Start::default() }.run();
+    for (path, mode) in [(socket.as_path(), 0o660), (socket.parent().unwrap(), 0o710)] {
+        let of = fs::metadata(path).unwrap();
+        assert_eq!(of.permissions().mode() & 0o7777, mode, "{}", path.display());
+        assert_eq!(of.gid(), gid, "{}", path.display());
+    }
+    drop(running);
+    let running = Start {
+        config: "[[identities]]\nname='a'\nroles=['agent']\ntenants=['*']\nuids=[7]",
+        ..Start::default()
+    }
+    .run();
+    assert!(running.said().contains("listen.unix_mode"), "users that it keeps out are warned of");
 }
 
 #[test]

@@ -4,6 +4,9 @@
 #[path = "../sources/backend.rs"]
 #[allow(dead_code, reason = "shared with the tests of sources")]
 mod backend;
+#[path = "../it/certificates.rs"]
+#[allow(dead_code, reason = "shared with the tests of TLS")]
+mod certificates;
 mod listeners;
 mod memory;
 mod secrets;

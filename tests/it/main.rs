@@ -4,10 +4,12 @@
 mod access;
 mod admission;
 mod bad_input;
+mod certificates;
 mod drain;
 mod leases;
 mod publish;
 mod redaction;
 mod reload;
 mod support;
+mod tls;
 mod watch;

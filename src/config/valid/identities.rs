@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Check, is_name};
 use crate::{
-    config::{raw, spanned::Spanned},
+    config::{ListenTls, raw, spanned::Spanned},
     domain::access::{Access, Identity, Role, TenantPattern, TokenHash},
 };
 
@@ -19,7 +19,13 @@ const MAX_TOKENS: usize = 4;
 type Taken = BTreeSet<String>;
 
 impl Check<'_> {
-    pub(super) fn identities(&mut self, raw: Vec<raw::Identity>) -> Access {
+    /// `tls`: of the listener, which alone can see client certificates.
+    pub(super) fn identities(
+        &mut self,
+        raw: Vec<raw::Identity>,
+        tls: Option<&ListenTls>,
+    ) -> Access {
+        let certified = tls.is_some_and(|tls| tls.client_ca_file.is_some());
         let mut taken = Taken::new();
         let mut identities = Vec::with_capacity(raw.len());
         for (index, identity) in raw.into_iter().enumerate() {
@@ -27,6 +33,12 @@ impl Check<'_> {
                 let message = format!("must be at most {MAX_IDENTITIES} identities");
                 self.wrong(identity.name.span(), &message);
                 break;
+            }
+            if let Some(name) = identity.uris.iter().chain(&identity.dns_names).next()
+                && !certified
+            {
+                let message = "needs listen.tls.client_ca_file: without it no client certificate is asked for";
+                self.wrong(name.span(), message);
             }
             identities.push(self.identity(identity, &mut taken));
         }

@@ -7,10 +7,11 @@ use std::{
 
 mod identities;
 mod limits;
+mod listen;
 mod sources;
 
 use super::{
-    Config, Diagnostic, Listen, UnknownTenants, credential,
+    Config, Diagnostic, UnknownTenants, credential,
     diagnostic::Source,
     entry::{Base, Entry},
     raw::{self, Span},
@@ -66,7 +67,13 @@ pub fn config(
         labels,
     });
     let sources = check.sources(file.sources);
-    let access = Arc::new(check.identities(file.identities));
+    let listen = check.listen(&file.listen);
+    let access = Arc::new(check.identities(file.identities, listen.tls.as_ref()));
+    if let (Some(address), Some(place)) = (listen.tcp, &file.listen.tcp)
+        && let Some(problem) = listen.unsafe_at(address, &access)
+    {
+        check.wrong(place.span(), problem);
+    }
     let vault = file.vault.and_then(|vault| check.vault(&vault));
     let mut tenants = BTreeMap::new();
     let mut entries = BTreeMap::new();
@@ -91,7 +98,7 @@ pub fn config(
     let drain = file.drain.timeout.as_ref();
     let config = Config {
         path: Some(path.to_owned()),
-        listen: check.listen(file.listen),
+        listen,
         unknown_tenants: match file.unknown_tenants {
             Some(raw::UnknownTenants::Reject) => UnknownTenants::Reject,
             Some(raw::UnknownTenants::Accept) | None => UnknownTenants::Accept,
@@ -378,27 +385,6 @@ impl Check<'_> {
             self.wrong(at.span(), example);
         }
         parsed
-    }
-
-    fn listen(&mut self, raw: raw::Listen) -> Listen {
-        let unix = raw.unix.map(|path| {
-            if !path.get_ref().starts_with('/') || path.get_ref().len() > 107 {
-                self.wrong(path.span(), "must be an absolute path of at most 107 bytes");
-            }
-            path.into_inner().into()
-        });
-        let tcp = raw.tcp.and_then(|text| match text.get_ref().parse::<SocketAddr>() {
-            Ok(address) if address.ip().is_loopback() => Some(address),
-            Ok(_) => {
-                self.wrong(text.span(), "must be a loopback address; any other needs TLS and client identities, which this version does not have");
-                None
-            }
-            Err(_) => {
-                self.wrong(text.span(), "must be an IP address and a port, for example \"127.0.0.1:7443\"");
-                None
-            }
-        });
-        Listen { unix, tcp }
     }
 }
 

@@ -30,16 +30,30 @@ pub struct Running {
 
 /// Starts one on a config file of this text.
 pub async fn start(text: &str) -> Running {
+    start_on(text, None).await.0
+}
+
+/// Starts one that listens on a free port of loopback as well, and gives that.
+pub async fn start_tcp(text: &str) -> (Running, u16) {
+    let (running, tcp) = start_on(text, Some(([127, 0, 0, 1], 0).into())).await;
+    (running, tcp.unwrap().port())
+}
+
+async fn start_on(
+    text: &str,
+    tcp: Option<std::net::SocketAddr>,
+) -> (Running, Option<std::net::SocketAddr>) {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("tenantd.toml");
     write(&config, text);
     let socket = dir.path().join("s.sock");
-    let listeners = Listeners { unix: Some(socket.clone()), tcp: None };
+    let listeners = Listeners { unix: Some(socket.clone()), tcp };
     let bound = server::bind(config::load(&config).unwrap(), listeners).await.unwrap();
     let sidecar = Arc::clone(&bound.sidecar);
+    let tcp = bound.tcp_address();
     let (force, forced) = oneshot::channel();
     let served = tokio::spawn(bound.run(async { _ = forced.await }, || {}));
-    Running { sidecar, config, socket, force: Some(force), served, _dir: dir }
+    (Running { sidecar, config, socket, force: Some(force), served, _dir: dir }, tcp)
 }
 
 /// Writes a private file in one step, as careful editors do.

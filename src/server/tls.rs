@@ -1,0 +1,194 @@
+//! TLS of the TCP listener: the handshake, and files that are read again when they
+//! change, so that a rotated certificate needs no restart.
+
+use std::{
+    fs,
+    io::{self, BufReader, Read as _},
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use rustls::{
+    RootCertStore, ServerConfig,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    server::{NoServerSessionStorage, WebPkiClientVerifier},
+};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use crate::{app::Sidecar, config::ListenTls};
+
+/// How often the files are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Longest handshake: a peer that does not go on gives its place back.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Largest file.
+const MAX_FILE: u64 = 1024 * 1024;
+/// Longest name in a client certificate that is taken.
+const MAX_NAME: usize = 2048;
+
+/// What tells that a file became another one.
+type Looks = Vec<Option<(u64, u64, u64, i64, i64)>>;
+
+/// The TLS of one listener.
+pub struct Tls {
+    files: ListenTls,
+    current: ArcSwap<ServerConfig>,
+    loaded: Looks,
+}
+
+/// A connection whose peer is verified as far as it showed a certificate.
+pub struct Secured {
+    pub stream: TlsStream<TcpStream>,
+    /// Names in the peer's certificate, as identities have them.
+    pub names: Arc<[String]>,
+}
+
+impl Tls {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// Which file does not do, and why.
+    pub fn load(files: ListenTls) -> anyhow::Result<Self> {
+        // Before they are read: a change in between is then seen as one.
+        let loaded = looks(&files);
+        let current = ArcSwap::from(server_config(&files)?);
+        Ok(Self { files, current, loaded })
+    }
+
+    /// Takes changed files over, for connections that come then, and tells so. Of
+    /// files that do not do it is told why, and the old ones hold. Runs as long as
+    /// the listener.
+    pub async fn follow(self: Arc<Self>, sidecar: Arc<Sidecar>) {
+        let mut seen = self.loaded.clone();
+        let mut tick = tokio::time::interval(LOOK_EVERY);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            let tls = Arc::clone(&self);
+            let before = seen.clone();
+            // Off the threads that serve: a mount may hang.
+            let looked = tokio::task::spawn_blocking(move || {
+                let now = looks(&tls.files);
+                let read = (now != before).then(|| server_config(&tls.files));
+                (now, read)
+            });
+            let Ok((now, read)) = looked.await else { continue };
+            seen = now;
+            let taken = match read {
+                None => continue,
+                Some(Ok(config)) => {
+                    self.current.store(config);
+                    Ok(())
+                }
+                Some(Err(error)) => Err(format!("{error:#}")),
+            };
+            sidecar.certificates_changed(taken);
+        }
+    }
+
+    /// Clients show certificates, or may.
+    pub fn asks_certificates(&self) -> bool {
+        self.files.client_ca_file.is_some()
+    }
+
+    /// Makes a connection secure.
+    ///
+    /// # Errors
+    /// Why not; the peer has learned it by TLS's own means.
+    pub async fn handshake(&self, socket: TcpStream) -> io::Result<Secured> {
+        let acceptor = TlsAcceptor::from(self.current.load_full());
+        let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket))
+            .await
+            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no handshake in 5 s"))??;
+        let (_, session) = stream.get_ref();
+        let names = session.peer_certificates().and_then(<[_]>::first).map(names);
+        Ok(Secured { names: names.unwrap_or_default().into(), stream })
+    }
+}
+
+/// Names that identities can be known by. Other bytes than printable ASCII are in
+/// no name that a config can hold, and would only get into logs.
+fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let Ok(certificate) = webpki::EndEntityCert::try_from(certificate) else { return Vec::new() };
+    let uris = certificate.valid_uri_names().map(|uri| format!("URI:{uri}"));
+    let dns = certificate.valid_dns_names().map(|dns| format!("DNS:{}", dns.to_ascii_lowercase()));
+    uris.chain(dns)
+        .filter(|name| name.len() <= MAX_NAME && name.bytes().all(|b| b.is_ascii_graphic()))
+        .collect()
+}
+
+fn looks(files: &ListenTls) -> Looks {
+    let all = [Some(&files.cert_file), Some(&files.key_file), files.client_ca_file.as_ref()];
+    all.into_iter()
+        .flatten()
+        .map(|path| {
+            let of = fs::metadata(path).ok()?;
+            Some((of.dev(), of.ino(), of.len(), of.mtime(), of.mtime_nsec()))
+        })
+        .collect()
+}
+
+fn server_config(files: &ListenTls) -> anyhow::Result<Arc<ServerConfig>> {
+    let provider = Arc::new(ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()?;
+    let builder = match &files.client_ca_file {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let mut roots = RootCertStore::empty();
+            for certificate in certificates(path, "client_ca_file")? {
+                roots.add(certificate).with_context(|| wrong(path, "client_ca_file"))?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            let verifier = if files.client_cert_required {
+                verifier
+            } else {
+                verifier.allow_unauthenticated()
+            };
+            builder.with_client_cert_verifier(verifier.build()?)
+        }
+    };
+    let chain = certificates(&files.cert_file, "cert_file")?;
+    let key = PrivateKeyDer::from_pem_slice(&read(&files.key_file, "key_file")?)
+        .with_context(|| wrong(&files.key_file, "key_file"))?;
+    let mut config = builder.with_single_cert(chain, key).with_context(|| {
+        format!(
+            "{} and {}",
+            wrong(&files.cert_file, "cert_file"),
+            wrong(&files.key_file, "key_file")
+        )
+    })?;
+    // Nothing else is spoken here, and gRPC clients insist on hearing so.
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    // A session that goes on where it left off would skip the look at the client's
+    // certificate, which may have expired meanwhile.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+fn certificates(path: &Path, key: &str) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let bytes = read(path, key)?;
+    let all = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
+    let all = all.with_context(|| wrong(path, key))?;
+    anyhow::ensure!(!all.is_empty(), "{} holds no PEM certificate", wrong(path, key));
+    Ok(all)
+}
+
+fn read(path: &Path, key: &str) -> anyhow::Result<zeroize::Zeroizing<Vec<u8>>> {
+    let mut bytes = zeroize::Zeroizing::new(Vec::new());
+    let file = fs::File::open(path).with_context(|| wrong(path, key))?;
+    let read = BufReader::new(file).take(MAX_FILE).read_to_end(&mut bytes);
+    read.with_context(|| wrong(path, key))?;
+    Ok(bytes)
+}
+
+fn wrong(path: &Path, key: &str) -> String {
+    format!("listen.tls.{key} {}", path.display())
+}
