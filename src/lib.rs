@@ -1,12 +1,13 @@
 //! tenantd: the multi-tenant runtime for AI-agent fleets, as a sidecar.
 //!
 //! Dependencies point one way: `domain` <- `config` <- `app` <- { `store`,
-//! `source`, `grpc`, `transport`, `telemetry` } <- `server` <- `cli`.
+//! `source`, `audit`, `grpc`, `transport`, `telemetry` } <- `server` <- `cli`.
 //! `tests/architecture.rs` fails when a module imports outward.
 //! ARCHITECTURE.md has the code map.
 
 pub mod address;
 pub mod app;
+pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod domain;

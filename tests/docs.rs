@@ -37,6 +37,7 @@ fn every_key_of_the_config_file_is_documented() {
         "[sources]",
         "vault",
         "telemetry",
+        "audit",
     ];
     let mut seen = 0;
     for table in tables {
@@ -92,6 +93,14 @@ fn every_reason_is_documented_with_its_code_and_disposition() {
             let said = reason[field].as_str().unwrap();
             assert!(row.contains(said), "{name} has {field} {said}: {row}");
         }
+    }
+}
+
+#[test]
+fn every_action_of_the_audit_log_is_documented() {
+    let text = doc("audit.md");
+    for action in tenantd::domain::audit::action::ALL {
+        assert!(text.contains(&format!("| `{action}` |")), "docs/audit.md does not name {action}");
     }
 }
 

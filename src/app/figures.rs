@@ -30,6 +30,7 @@ pub struct Figures {
     pub head: u64,
     pub draining: bool,
     pub reload_failed: bool,
+    pub audit: super::ports::AuditStatus,
     pub uptime: std::time::Duration,
 }
 
@@ -67,6 +68,7 @@ impl Sidecar {
             denied: self.guard.denied(),
             head: self.events.head(),
             draining: self.draining().is_some(),
+            audit: self.audit_status(),
             reload_failed: self.reload_failure.lock().is_some(),
             uptime: now.mono.since(self.started.mono),
         }

@@ -1,6 +1,7 @@
 //! The use cases: the only place that fixes the order of their steps.
 
 pub mod admin;
+pub mod audit;
 pub mod events;
 pub mod figures;
 mod guard;
@@ -25,12 +26,13 @@ use arc_swap::ArcSwap;
 use dashmap::{DashMap, DashSet};
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
 
 use self::{
     events::EventHub,
     ports::{
-        AcquireMeter, Clock, ConfigSource, Credentials, LogFilter, Process, SessionStore,
-        TenantConfigs,
+        AcquireMeter, AuditSink, Clock, ConfigSource, Credentials, LogFilter, Process,
+        SessionStore, TenantConfigs,
     },
     workers::{Link, Workers},
 };
@@ -69,6 +71,7 @@ pub struct Sidecar {
     credentials: Arc<dyn Credentials>,
     meter: Arc<dyn AcquireMeter>,
     log: Arc<dyn LogFilter>,
+    audit: Arc<dyn AuditSink>,
     clock: Arc<dyn Clock>,
     process: Arc<dyn Process>,
     /// The event log.
@@ -93,6 +96,10 @@ pub struct Sidecar {
     config_failing: DashMap<TenantId, bool>,
     /// Tenants told of running on the defaults.
     warned: DashSet<TenantId>,
+    /// Refusals recorded in this minute.
+    refusals: Mutex<audit::Refusals>,
+    /// What operators asked for and is being done.
+    actions: TaskTracker,
     links: AtomicU64,
     guard: guard::Guard,
     started: Now,
@@ -108,6 +115,7 @@ pub struct Parts {
     pub credentials: Arc<dyn Credentials>,
     pub meter: Arc<dyn AcquireMeter>,
     pub log: Arc<dyn LogFilter>,
+    pub audit: Arc<dyn AuditSink>,
     pub clock: Arc<dyn Clock>,
     pub process: Arc<dyn Process>,
     pub events: Arc<EventHub>,
@@ -125,6 +133,7 @@ impl Sidecar {
             credentials,
             meter,
             log,
+            audit,
             clock,
             process,
             events,
@@ -137,6 +146,7 @@ impl Sidecar {
             credentials,
             meter,
             log,
+            audit,
             clock,
             process,
             events,
@@ -153,6 +163,8 @@ impl Sidecar {
             rejections: DashMap::new(),
             config_failing: DashMap::new(),
             warned: DashSet::new(),
+            refusals: Mutex::default(),
+            actions: TaskTracker::new(),
             links: AtomicU64::new(1),
             guard: guard::Guard::default(),
             started,

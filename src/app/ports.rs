@@ -9,6 +9,7 @@ use crate::{
     domain::{
         access::{Claim, Owner},
         admission::{Acquire, Grant, View, Waiting},
+        audit::Record,
         event::{Actor, Event, Severity},
         limits::Terms,
         provider::{ResolvedConfig, TenantConfig},
@@ -209,11 +210,47 @@ pub trait AcquireMeter: Send + Sync {
 
 /// What the log shows.
 pub trait LogFilter: Send + Sync {
-    /// Changes it from now on.
+    /// Changes it from now on; what it was before.
     ///
     /// # Errors
     /// What would be valid.
-    fn set(&self, filter: &str) -> Result<(), String>;
+    fn set(&self, filter: &str) -> Result<String, String>;
+}
+
+/// How the audit log does.
+#[derive(Debug, Clone, Default)]
+pub struct AuditStatus {
+    /// There is one.
+    pub is_on: bool,
+    /// The last record's.
+    pub sequence: u64,
+    /// Records that wait for a disk that takes none.
+    pub waiting: u64,
+    /// The last write failed.
+    pub is_failing: bool,
+    /// How.
+    pub error: String,
+}
+
+/// Where what operators do, and what changes in the config, is kept.
+#[async_trait]
+pub trait AuditSink: Send + Sync {
+    /// Keeps a record durably, after those that wait; its sequence. Nothing may be
+    /// done that could not be recorded before.
+    ///
+    /// # Errors
+    /// Why it cannot be kept.
+    async fn write(&self, record: Record) -> Result<u64, String>;
+
+    /// Keeps records of what has happened already: now, or as soon as that works. An
+    /// empty list tries those that wait.
+    async fn note(&self, records: Vec<Record>);
+
+    /// Keeps a record with the next that is kept.
+    fn defer(&self, record: Record);
+
+    /// How it does.
+    fn status(&self) -> AuditStatus;
 }
 
 /// The config file.

@@ -1,5 +1,6 @@
 //! The command line: data on stdout, talk on stderr.
 
+pub mod audit;
 pub mod check;
 pub mod client;
 pub mod demo;
@@ -48,6 +49,12 @@ enum Command {
     Watch(watch::Args),
     Healthcheck(healthcheck::Args),
     Logs(logs::Args),
+    /// Proves and shows the audit log
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  tenantd audit verify\n  tenantd audit show --tenant acme --since 2h"
+    )]
+    Audit(audit::Command),
     #[command(flatten)]
     Operate(operate::Command),
     /// Prints completions for a shell
@@ -87,6 +94,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Watch(args) => watch::run(cli.to.target()?, args).await,
         Command::Healthcheck(args) => healthcheck::run(cli.to.target()?, args).await,
         Command::Logs(args) => logs::run(&args),
+        Command::Audit(command) => audit::run(command),
         Command::Operate(command) => operate::run(cli.to.target()?, command).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tenantd", &mut std::io::stdout());

@@ -3,14 +3,19 @@
 use std::{io::Write as _, path::PathBuf};
 
 use anyhow::Context as _;
+use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     address::{Address, default_socket},
-    config::{self, Config},
+    config::{self, AuditPath, Config},
+    domain::audit::action,
     server::{self, Listeners},
     telemetry::{self, logs::LogFormat},
 };
+
+/// Linux' number of the signal for a file that would be larger than its limit.
+const SIGXFSZ: i32 = 25;
 
 /// Runs the sidecar until SIGTERM or Ctrl-C.
 #[derive(Debug, clap::Args)]
@@ -39,12 +44,16 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         Some(path) => config::load(path).map_err(|wrong| anyhow::anyhow!("{wrong}"))?,
         None => Config::builtin(),
     };
+    let config = Config { audit: audit(&config), ..config };
     let listeners = listeners(&args.listen, &config)?;
     let tcp = listeners.tcp;
     let socket = listeners.unix.clone();
     let bound = server::bind(config, listeners).await?;
     let sidecar = std::sync::Arc::clone(&bound.sidecar);
     let tcp = bound.tcp_address().or(tcp);
+    // Without a handler the kernel ends a process at the first write beyond a file
+    // size limit; with one the write fails, as on a full disk.
+    let _too_large = signal(SignalKind::from_raw(SIGXFSZ))?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -53,16 +62,18 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         async move {
             let mut asked = false;
             loop {
-                tokio::select! {
-                    _ = hangup.recv() => { let _ = sidecar.reload(None).await; continue; }
-                    _ = terminate.recv() => {}
-                    _ = interrupt.recv() => {}
-                }
+                let name = tokio::select! {
+                    _ = hangup.recv() => { let _ = sidecar.reload("SIGHUP").await; continue; }
+                    _ = terminate.recv() => "SIGTERM",
+                    _ = interrupt.recv() => "SIGINT",
+                };
                 if asked {
                     return;
                 }
                 asked = true;
                 let (drain, live) = sidecar.begin_drain(None, None).await;
+                let after = json!({ "draining": true, "because": name, "live_sessions": live });
+                sidecar.note_soon(action::DRAIN, json!({ "draining": false }), after);
                 tracing::info!(live, deadline = ?drain.deadline, "draining; signal again to end at once");
             }
         }
@@ -71,6 +82,16 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let ended = bound.run(on_signals, say).await;
     let _ = tokio::task::spawn_blocking(move || drop(exports)).await;
     ended
+}
+
+/// Where the audit log is, as far as the config leaves it open.
+fn audit(config: &Config) -> config::Audit {
+    let mut audit = config.audit.clone();
+    if audit.path == AuditPath::Default {
+        let path = crate::audit::default_path(|name| std::env::var(name).ok());
+        audit.path = path.map_or(AuditPath::Default, AuditPath::File);
+    }
+    audit
 }
 
 fn listeners(asked: &[Address], config: &Config) -> anyhow::Result<Listeners> {

@@ -1,6 +1,7 @@
 //! The config file: read, checked, and valid by construction afterwards.
 
 mod credential;
+pub mod describe;
 pub mod diagnostic;
 pub mod entry;
 mod raw;
@@ -152,6 +153,34 @@ impl Default for Limits {
     }
 }
 
+/// Where what operators do is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Audit {
+    /// The file.
+    pub path: AuditPath,
+    /// When it goes on in a new one.
+    pub max_bytes: u64,
+    /// Files kept before it.
+    pub keep: usize,
+}
+
+/// Which file, if any.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AuditPath {
+    /// In the state folder; none where there is no such folder.
+    Default,
+    /// Nowhere.
+    Off,
+    /// This one.
+    File(PathBuf),
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self { path: AuditPath::Default, max_bytes: 16 * 1024 * 1024, keep: 10 }
+    }
+}
+
 /// A whole config.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -183,6 +212,8 @@ pub struct Config {
     pub prometheus: Option<SocketAddr>,
     /// Where `vault:` credentials are.
     pub vault: Option<source::VaultConfig>,
+    /// Where what operators do is kept.
+    pub audit: Audit,
     /// Later loads have higher ones.
     pub generation: u64,
 }
@@ -219,6 +250,7 @@ impl Config {
             access: Arc::default(),
             prometheus: None,
             vault: None,
+            audit: Audit::default(),
             generation: next_generation(),
             defaults: Arc::new(defaults),
         }
@@ -323,6 +355,7 @@ pub fn diff(old: &Config, new: &Config) -> Changes {
         ("listen.tls", old.listen.tls != new.listen.tls),
         ("sources", old.sources != new.sources),
         ("vault", old.vault != new.vault),
+        ("audit", old.audit != new.audit),
         ("telemetry.prometheus", old.prometheus != new.prometheus),
         ("limits.max_connections", was.max_connections != is.max_connections),
         ("limits.max_streams", was.max_streams != is.max_streams),

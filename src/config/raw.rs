@@ -59,6 +59,8 @@ pub struct File {
     pub vault: Option<Vault>,
     /// What is measured, and for whom (restart).
     pub telemetry: Telemetry,
+    /// Where what operators do is kept (restart).
+    pub audit: Audit,
     /// What tenants run on where their entry says nothing.
     pub defaults: Defaults,
     /// Tenants by id: 1-128 characters of [A-Za-z0-9_-].
@@ -201,6 +203,17 @@ pub struct Drain {
 pub struct Telemetry {
     /// IP and port of the Prometheus endpoint, for example "127.0.0.1:9464".
     pub prometheus: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Audit {
+    /// Absolute path of the audit log, or "none". Default: audit.jsonl in the state folder.
+    pub path: Option<Spanned<String>>,
+    /// Largest file; then it goes on in a new one. Default 16777216.
+    pub max_bytes: Option<Spanned<u32>>,
+    /// Files kept before it. Default 10.
+    pub keep: Option<Spanned<u32>>,
 }
 
 /// A place that tenants' entries come from beside this file. Which keys go with

@@ -14,6 +14,7 @@
 
 pub mod access;
 pub mod admission;
+pub mod audit;
 pub mod breaker;
 pub mod budget;
 pub mod event;

@@ -26,11 +26,12 @@ pub enum Reason {
     LimitReached,
     ReloadFailed,
     Undecided,
+    AuditUnavailable,
 }
 
 impl Reason {
     /// All of them, in the order of the wire's enum.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::TenantMalformed,
         Self::TenantConflict,
         Self::InvalidField,
@@ -49,6 +50,7 @@ impl Reason {
         Self::LimitReached,
         Self::ReloadFailed,
         Self::Undecided,
+        Self::AuditUnavailable,
     ];
 
     /// The stable name.
@@ -73,6 +75,7 @@ impl Reason {
             Self::LimitReached => "LIMIT_REACHED",
             Self::ReloadFailed => "RELOAD_FAILED",
             Self::Undecided => "UNDECIDED",
+            Self::AuditUnavailable => "AUDIT_UNAVAILABLE",
         }
     }
 
@@ -86,9 +89,10 @@ impl Reason {
             | Self::AgentAtCap
             | Self::MachineAtCap
             | Self::LimitReached => Disposition::RetryElsewhere,
-            Self::CircuitOpen | Self::ConfigUnavailable | Self::Undecided => {
-                Disposition::RetryLater
-            }
+            Self::CircuitOpen
+            | Self::ConfigUnavailable
+            | Self::Undecided
+            | Self::AuditUnavailable => Disposition::RetryLater,
             Self::TenantMalformed
             | Self::TenantConflict
             | Self::InvalidField

@@ -435,5 +435,6 @@ const fn reason(reason: Reason) -> v1::Reason {
         Reason::LimitReached => v1::Reason::LimitReached,
         Reason::ReloadFailed => v1::Reason::ReloadFailed,
         Reason::Undecided => v1::Reason::Undecided,
+        Reason::AuditUnavailable => v1::Reason::AuditUnavailable,
     }
 }

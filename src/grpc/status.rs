@@ -26,7 +26,8 @@ pub const fn code(reason: Reason) -> Code {
         | Reason::ConfigUnavailable
         | Reason::SessionConflict
         | Reason::SessionEnded
-        | Reason::ReloadFailed => Code::FailedPrecondition,
+        | Reason::ReloadFailed
+        | Reason::AuditUnavailable => Code::FailedPrecondition,
         Reason::TenantAtCap | Reason::AgentAtCap | Reason::MachineAtCap | Reason::LimitReached => {
             Code::ResourceExhausted
         }

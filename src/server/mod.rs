@@ -13,6 +13,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use serde_json::{Value, json};
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::{Semaphore, mpsc},
@@ -26,10 +27,14 @@ use crate::{
     app::{
         Parts, Sidecar,
         events::EventHub,
-        ports::{Clock, LogFilter, Process},
+        ports::{AuditSink, Clock, LogFilter, Process},
     },
-    config::Config,
-    domain::time::{Now, Timestamp},
+    audit,
+    config::{AuditPath, Config},
+    domain::{
+        audit::action,
+        time::{Now, Timestamp},
+    },
     grpc::{
         admin_service::Admin, session_service::Sessions, status::explain, watch_service::Watches,
     },
@@ -64,7 +69,7 @@ const MOST_LABELS: usize = 32;
 struct Log;
 
 impl LogFilter for Log {
-    fn set(&self, filter: &str) -> Result<(), String> {
+    fn set(&self, filter: &str) -> Result<String, String> {
         telemetry::logs::set_filter(filter)
     }
 }
@@ -156,6 +161,7 @@ pub async fn bind(config: Config, listeners: Listeners) -> anyhow::Result<Bound>
     // Before the first instrument: one made earlier would record for nobody.
     let series = labels.series() * MOST_LABELS;
     let registry = telemetry::export::metrics(&mut exports, scraped.is_some(), series)?;
+    let audit = audit(&config, events.epoch());
     let config = Arc::new(ArcSwap::from_pointee(config));
     let sources = source::build(&config).await?;
     let sidecar = Arc::new(Sidecar::new(Parts {
@@ -166,12 +172,31 @@ pub async fn bind(config: Config, listeners: Listeners) -> anyhow::Result<Bound>
         credentials: Arc::<source::credentials::Resolver>::clone(&sources.credentials),
         meter: Arc::new(telemetry::AcquireTimes::new(Arc::clone(&labels))),
         log: Arc::new(Log),
+        audit,
         clock: Arc::new(SystemClock(Instant::now())),
         process: Arc::new(ThisProcess),
         events,
     }));
     let scrape = scraped.zip(registry);
     Ok(Bound { sidecar, sources, unix, tcp, tls, config_path, looked, scrape, labels, exports })
+}
+
+/// The audit log, where one is kept.
+fn audit(config: &Config, epoch: &str) -> Arc<dyn AuditSink> {
+    let AuditPath::File(path) = &config.audit.path else {
+        if config.audit.path == AuditPath::Default {
+            tracing::warn!(
+                "no audit log is kept: there is no state folder (set audit.path, or HOME)"
+            );
+        }
+        return Arc::new(audit::Off);
+    };
+    let settings = audit::Settings {
+        path: path.clone(),
+        max_bytes: config.audit.max_bytes,
+        keep: config.audit.keep,
+    };
+    Arc::new(audit::AuditLog::new(settings, epoch))
 }
 
 impl Bound {
@@ -216,6 +241,8 @@ impl Bound {
         tasks.spawn(Arc::clone(&sources.chain).watch(told));
         tasks.spawn(Arc::clone(&sidecar).follow_sources(changes));
         tasks.spawn(Arc::clone(&sidecar).tell_workers());
+        note(&sidecar, action::START, started(&sidecar)).await;
+        tasks.spawn(Arc::clone(&sidecar).record_changes());
         if let Some(vault) = sources.vault {
             tasks.spawn(vault.keep_login());
         }
@@ -270,11 +297,34 @@ impl Bound {
         if let Ok(Ok(served)) = tokio::time::timeout(CLOSE_TIMEOUT, serving).await {
             served?;
         }
+        // What operators began is recorded to its end before the end is.
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, sidecar.end_actions()).await;
+        let left = json!({ "live_sessions": sidecar.live().await });
+        note(&sidecar, action::END, left).await;
         tasks.shutdown().await;
         // The last figures are sent by threads that may wait for a collector.
         let _ = tokio::task::spawn_blocking(move || drop(exports)).await;
         Ok(())
     }
+}
+
+/// Records a start or an end. A disk that hangs must hold up neither.
+async fn note(sidecar: &Sidecar, action: &'static str, after: Value) {
+    let note = sidecar.note(action, Value::Null, after);
+    if tokio::time::timeout(CLOSE_TIMEOUT, note).await.is_err() {
+        tracing::warn!(action, "the audit log takes long to write; it is not waited for");
+    }
+}
+
+/// What the audit log says of a start.
+fn started(sidecar: &Sidecar) -> Value {
+    let config = sidecar.config();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "pid": std::process::id(),
+        "config": config.path.as_ref().map(|path| path.display().to_string()),
+        "tenants": config.tenants.len(),
+    })
 }
 
 type Reporter = tonic_health::server::HealthReporter;

@@ -45,7 +45,7 @@ pub async fn on_change(sidecar: Arc<Sidecar>, path: PathBuf, mut seen: Look) {
         let present = look(&path);
         if present != seen && present.is_some() {
             seen = present;
-            let _ = sidecar.reload(None).await;
+            let _ = sidecar.reload("the file changed").await;
         }
         if bell.recv().await.is_none() {
             return;

@@ -49,6 +49,11 @@ pub fn observe(meter: &Meter, latest: &Latest, tenants: &Arc<TenantLabels>) {
     gauges.whole(names::WATCHERS, "Watch streams open", |of| of.watchers.into());
     gauges.whole(names::EVENTS_HEAD, "Last sequence of the event log", |of| of.head);
     gauges.whole(names::DRAINING, "1 while draining", |of| of.draining.into());
+    gauges.whole(names::AUDIT_HEAD, "Last sequence of the audit log", |of| of.audit.sequence);
+    gauges.whole(names::AUDIT_WAITING, "Records that wait for the disk", |of| of.audit.waiting);
+    gauges.whole(names::AUDIT_FAILING, "1 while the audit log takes no records", |of| {
+        of.audit.is_failing.into()
+    });
     gauges.whole(names::RELOAD_FAILED, "1 when the last reload was refused", |of| {
         of.reload_failed.into()
     });

@@ -4,6 +4,7 @@
 use std::{collections::HashMap, io::IsTerminal as _, sync::OnceLock, time::Duration};
 
 use opentelemetry_sdk::trace::SdkTracer;
+use parking_lot::Mutex;
 use tracing_subscriber::{
     EnvFilter, Layer as _, Registry, filter::filter_fn, layer::SubscriberExt as _, reload,
     util::SubscriberInitExt as _,
@@ -33,6 +34,8 @@ pub enum LogFormat {
     Json,
 }
 
+/// The filter in use, as it was written.
+static SHOWN: Mutex<String> = Mutex::new(String::new());
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// Never shown, whatever the filter says: a log file next to the config file would
@@ -81,6 +84,7 @@ pub fn install(format: LogFormat, tracer: Option<SdkTracer>) {
         tracing_subscriber::registry().with(lines.with_filter(filter)).with(spans).try_init();
     // A second install (tests in one process) keeps the first.
     if installed.is_ok() {
+        *SHOWN.lock() = if wrong.is_none() { wanted.to_owned() } else { "info".to_owned() };
         let _ = FILTER.set(handle);
     }
     if let Some(wrong) = wrong {
@@ -88,14 +92,16 @@ pub fn install(format: LogFormat, tracer: Option<SdkTracer>) {
     }
 }
 
-/// Changes the filter of the running process.
+/// Changes the filter of the running process; what it was before.
 ///
 /// # Errors
 /// What would be valid.
-pub fn set_filter(text: &str) -> Result<(), String> {
+pub fn set_filter(text: &str) -> Result<String, String> {
     let filter = filter(text)?;
     let handle = FILTER.get().ok_or("this process has no log")?;
-    handle.reload(filter).map_err(|error| error.to_string())
+    let mut shown = SHOWN.lock();
+    handle.reload(filter).map_err(|error| error.to_string())?;
+    Ok(std::mem::replace(&mut *shown, text.to_owned()))
 }
 
 /// Writes lines of events, few of those that say the same again and again.

@@ -66,6 +66,12 @@ pub const EVENTS_HEAD: &str = "tenantd.events.head";
 pub const DRAINING: &str = "tenantd.draining";
 /// 1 when the last reload of the config file was refused.
 pub const RELOAD_FAILED: &str = "tenantd.config.reload_failed";
+/// Last sequence of the audit log.
+pub const AUDIT_HEAD: &str = "tenantd.audit.head";
+/// Records that wait for a disk that takes none.
+pub const AUDIT_WAITING: &str = "tenantd.audit.waiting";
+/// 1 while the audit log takes no records, and admin calls are refused.
+pub const AUDIT_FAILING: &str = "tenantd.audit.failing";
 /// 1, with the version.
 pub const BUILD_INFO: &str = "tenantd.build.info";
 /// How long calls took, in seconds: semantic conventions for RPC.

@@ -1,6 +1,7 @@
 //! The real binary as a process: signals, listeners, identities, memory, secrets.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod audit;
 #[path = "../sources/backend.rs"]
 #[allow(dead_code, reason = "shared with the tests of sources")]
 mod backend;

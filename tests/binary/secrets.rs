@@ -88,11 +88,14 @@ async fn a_key_leaves_only_in_the_reply_to_its_own_tenants_session() {
     assert!(log.contains("TRACE") || log.contains("\"level\":\"TRACE\""), "not at trace level");
     assert!(log.contains("session_acquired"));
     seen.push_str(&log);
+    let audit = fs::read_to_string(running.audit()).unwrap();
+    assert!(audit.contains("tenant.suspend") && audit.contains("config.reload"), "{audit}");
+    seen.push_str(&audit);
     for canary in CANARIES {
         assert!(!seen.contains(canary), "{canary} leaked");
     }
     let socket_folder = fs::read_dir(running.dir.path()).unwrap().count();
-    assert_eq!(socket_folder, 1, "only the config is left behind");
+    assert_eq!(socket_folder, 2, "only the config and the audit log are left behind");
 }
 
 /// A tenant whose key is in an entry itself, over each source; the tokens that the

@@ -49,6 +49,7 @@ impl Start<'_> {
         for listen in self.listen {
             command.arg("--listen").arg(listen);
         }
+        command.env("XDG_STATE_HOME", dir.path().join("state"));
         command.envs(self.env.iter().copied()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let (ready, is_ready) = mpsc::channel();
@@ -83,6 +84,11 @@ impl Running {
 
     pub fn config(&self) -> PathBuf {
         self.dir.path().join("tenantd.toml")
+    }
+
+    /// Its audit log, where the test gives no other.
+    pub fn audit(&self) -> PathBuf {
+        self.dir.path().join("state/tenantd/audit.jsonl")
     }
 
     pub fn said(&self) -> String {

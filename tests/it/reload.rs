@@ -81,7 +81,7 @@ async fn reloads_under_load_never_let_one_over_the_cap() {
     }
     for n in 1..20 {
         write(&running.config, &with(3, &format!("sk-{n}")));
-        running.sidecar.reload(None).await.unwrap();
+        running.sidecar.reload("a test").await.unwrap();
     }
     while let Some(done) = tasks.join_next().await {
         done.unwrap();
@@ -107,12 +107,12 @@ async fn a_setting_that_waits_for_a_restart_is_told_at_each_reload_until_then() 
     let source = "[[sources]]\nkind='http'\nurl='http://127.0.0.1:1/{tenant}'\n";
     write(&running.config, &format!("{source}[tenants.acme]\ncap=2\n"));
     for _ in 0..2 {
-        let reloaded = running.sidecar.reload(None).await.unwrap();
+        let reloaded = running.sidecar.reload("a test").await.unwrap();
         assert_eq!(reloaded.restart_required, ["sources"]);
     }
     let granted = running.sessions().await.acquire_session(acquire("s", "acme")).await;
     assert!(granted.is_ok(), "what is not there yet is not asked");
     write(&running.config, "[tenants.acme]\ncap=2\n");
-    assert!(running.sidecar.reload(None).await.unwrap().restart_required.is_empty());
+    assert!(running.sidecar.reload("a test").await.unwrap().restart_required.is_empty());
     running.stop().await;
 }

@@ -254,7 +254,7 @@ async fn a_reload_of_the_file_holds_over_what_the_source_said() {
     let mut worker = Worker::start(&running, "w").await;
     worker.acquire(&running, "live", "acme").await;
     crate::support::write(&running.config, &format!("{source}[tenants.acme]\ncap=1\n"));
-    running.sidecar.reload(None).await.unwrap();
+    running.sidecar.reload("a test").await.unwrap();
     assert_eq!(model(&running, "acme").await.unwrap_err(), "TENANT_AT_CAP");
     worker.config_changed().await;
     assert_eq!(backend.asked("acme"), 1, "nobody was asked for it");

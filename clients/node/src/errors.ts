@@ -145,6 +145,8 @@ export class LimitReachedError extends TenantdError {}
 export class ReloadFailedError extends TenantdError {}
 /** The sidecar could not decide: a fault, not a refusal. Try later. */
 export class UndecidedError extends TenantdError {}
+/** An admin call could not be recorded, so nothing was done. Try later. */
+export class AuditUnavailableError extends TenantdError {}
 
 /** The sidecar did not answer: no connection, or the deadline passed. */
 export class SidecarUnavailableError extends TenantdError {
@@ -178,6 +180,7 @@ export const errorClasses: Readonly<Record<ReasonName, typeof TenantdError>> = O
   LIMIT_REACHED: LimitReachedError,
   RELOAD_FAILED: ReloadFailedError,
   UNDECIDED: UndecidedError,
+  AUDIT_UNAVAILABLE: AuditUnavailableError,
 });
 
 /**

@@ -77,7 +77,10 @@ export async function startSidecar(t, config = CONFIG, listen = undefined) {
   let child;
   let exited;
   const start = () => {
-    child = spawn(binary, ["serve", "--config", file, "--listen", address], { stdio: ["ignore", "ignore", "pipe"] });
+    child = spawn(binary, ["serve", "--config", file, "--listen", address], {
+      stdio: ["ignore", "ignore", "pipe"],
+      env: { ...process.env, XDG_STATE_HOME: directory },
+    });
     child.stderr.setEncoding("utf8").on("data", (text) => (log += text));
     exited = once(child, "exit");
   };

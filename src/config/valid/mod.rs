@@ -11,7 +11,7 @@ mod listen;
 mod sources;
 
 use super::{
-    Config, Diagnostic, UnknownTenants, credential,
+    Audit, AuditPath, Config, Diagnostic, UnknownTenants, credential,
     diagnostic::Source,
     entry::{Base, Entry},
     raw::{self, Span},
@@ -119,6 +119,7 @@ pub fn config(
         access,
         prometheus: file.telemetry.prometheus.and_then(|at| check.scraped(&at)),
         vault,
+        audit: check.audit(&file.audit),
         generation: super::next_generation(),
         defaults: Arc::new(defaults),
     };
@@ -376,6 +377,26 @@ impl Check<'_> {
             credentials,
             params,
         }
+    }
+
+    fn audit(&mut self, raw: &raw::Audit) -> Audit {
+        let base = Audit::default();
+        let path = raw.path.as_ref().map_or(base.path, |path| match path.get_ref().as_str() {
+            "none" => AuditPath::Off,
+            text if text.starts_with('/') && !text.ends_with('/') => AuditPath::File(text.into()),
+            _ => {
+                let example =
+                    "must be an absolute path, for example \"/var/lib/tenantd/audit.jsonl\", or \"none\"";
+                self.wrong(path.span(), example);
+                AuditPath::Off
+            }
+        });
+        let count = |of: u64| u32::try_from(of).unwrap_or(u32::MAX);
+        let max = 1024 * 1024 * 1024;
+        let max_bytes = count(base.max_bytes);
+        let max_bytes = self.count(raw.max_bytes.as_ref(), max_bytes, 64 * 1024, max);
+        let keep = self.count(raw.keep.as_ref(), count(base.keep as u64), 1, 500);
+        Audit { path, max_bytes: max_bytes.into(), keep: keep as usize }
     }
 
     fn scraped(&mut self, at: &Spanned<String>) -> Option<SocketAddr> {

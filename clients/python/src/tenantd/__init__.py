@@ -14,6 +14,7 @@ from tenantd.config import Grant, Provider, Providers, SessionConfig
 from tenantd.errors import (
     REASONS,
     AgentAtCap,
+    AuditUnavailable,
     CircuitOpen,
     ConfigUnavailable,
     Draining,
@@ -49,6 +50,7 @@ __all__ = [
     "AgentAtCap",
     "AsyncClient",
     "AsyncSession",
+    "AuditUnavailable",
     "CircuitOpen",
     "Client",
     "ConfigChanged",

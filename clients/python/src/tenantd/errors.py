@@ -219,6 +219,12 @@ class Undecided(TenantdError):
     REASON = "UNDECIDED"
 
 
+class AuditUnavailable(TenantdError):
+    """An admin call could not be recorded, so nothing was done."""
+
+    REASON = "AUDIT_UNAVAILABLE"
+
+
 REASONS: dict[str, type[TenantdError]] = {
     cls.REASON: cls for cls in TenantdError.__subclasses__() if cls.REASON
 }

@@ -111,7 +111,8 @@ class Sidecar:
                 [self._command(), "serve", "--config", self.file, "--listen", self.address],
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **self._environment},
+                # Its audit log goes away with it.
+                env={**os.environ, "XDG_STATE_HOME": str(self.folder), **self._environment},
             )
         try:
             _until(f"serve {self.address}", self._serving, STARTS_WITHIN)

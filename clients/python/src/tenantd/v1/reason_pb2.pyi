@@ -88,6 +88,10 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """
     REASON_UNDECIDED: _Reason.ValueType  # 18
     """tenantd could not decide (a fault, not a refusal). UNAVAILABLE, retry_later."""
+    REASON_AUDIT_UNAVAILABLE: _Reason.ValueType  # 19
+    """An admin call could not be recorded in the audit log (a full disk), so nothing
+    was done. FAILED_PRECONDITION, retry_later.
+    """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Reason is the stable name of every refusal. On the wire it travels in
@@ -162,6 +166,10 @@ FAILED_PRECONDITION, final.
 """
 REASON_UNDECIDED: Reason.ValueType  # 18
 """tenantd could not decide (a fault, not a refusal). UNAVAILABLE, retry_later."""
+REASON_AUDIT_UNAVAILABLE: Reason.ValueType  # 19
+"""An admin call could not be recorded in the audit log (a full disk), so nothing
+was done. FAILED_PRECONDITION, retry_later.
+"""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
 
 class _Disposition:
