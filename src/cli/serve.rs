@@ -29,6 +29,9 @@ pub struct Args {
     /// Where to listen, instead of the config's: unix:PATH or IP:PORT; repeatable
     #[arg(long, value_name = "ADDR")]
     pub listen: Vec<Address>,
+    /// Threads that serve connections, instead of limits.threads of the config
+    #[arg(long, env = "TENANTD_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub threads: Option<u16>,
     /// How log lines look
     #[arg(long, env = "TENANTD_LOG_FORMAT", value_name = "FORMAT", default_value = "auto")]
     pub log_format: LogFormat,
@@ -40,10 +43,13 @@ pub struct Args {
 /// A config or a listener that does not work.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let exports = telemetry::install(args.log_format)?;
-    let config = match &args.config {
+    let mut config = match &args.config {
         Some(path) => config::load(path).map_err(|wrong| anyhow::anyhow!("{wrong}"))?,
         None => Config::builtin(),
     };
+    if let Some(threads) = args.threads {
+        config.limits.threads = usize::from(threads);
+    }
     let config = Config { audit: audit(&config), ..config };
     let listeners = listeners(&args.listen, &config)?;
     let tcp = listeners.tcp;

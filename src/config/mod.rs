@@ -125,6 +125,7 @@ pub struct Limits {
     pub tenant_idle_after: Duration,
     pub heartbeat: Duration,
     pub metric_tenants: usize,
+    pub threads: usize,
 }
 
 impl Default for Limits {
@@ -149,6 +150,7 @@ impl Default for Limits {
             tenant_idle_after: Duration::from_secs(600),
             heartbeat: Duration::from_secs(10),
             metric_tenants: 1000,
+            threads: 1,
         }
     }
 }
@@ -359,6 +361,7 @@ pub fn diff(old: &Config, new: &Config) -> Changes {
         ("telemetry.prometheus", old.prometheus != new.prometheus),
         ("limits.max_connections", was.max_connections != is.max_connections),
         ("limits.max_streams", was.max_streams != is.max_streams),
+        ("limits.threads", was.threads != is.threads),
         ("limits.message_bytes", was.message_bytes != is.message_bytes),
         ("limits.metric_tenants", was.metric_tenants != is.metric_tenants),
         ("limits.events_kept", was.events_kept != is.events_kept),

@@ -189,6 +189,7 @@ pub struct Limits {
     pub tenant_idle_after: Option<Spanned<Span>>,
     pub heartbeat: Option<Spanned<Span>>,
     pub metric_tenants: Option<Spanned<u32>>,
+    pub threads: Option<Spanned<u32>>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use http::HeaderMap;
 use tonic::metadata::MetadataMap;
 
 /// The part of a deadline that a source may take; the rest is for the way back, so
@@ -15,9 +16,16 @@ pub fn patience(metadata: &MetadataMap) -> Option<Duration> {
     parse(timeout).map(|timeout| timeout.mul_f64(SHARE))
 }
 
+/// How long a caller waits for the answer to begin, as tonic's own server has it: a
+/// stream that is open goes on. None where it is not valid: the caller watches its
+/// own clock all the same.
+pub fn of(headers: &HeaderMap) -> Option<Duration> {
+    parse(headers.get("grpc-timeout")?.to_str().ok()?)
+}
+
 fn parse(timeout: &str) -> Option<Duration> {
     let (digits, unit) = timeout.split_at_checked(timeout.len().checked_sub(1)?)?;
-    if digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+    if !(1..=8).contains(&digits.len()) || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
     let amount: u64 = digits.parse().ok()?;

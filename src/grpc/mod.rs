@@ -3,6 +3,7 @@
 pub mod admin_service;
 pub mod convert;
 mod deadline;
+pub mod direct;
 pub mod keep_alive;
 pub mod session_service;
 pub mod status;
@@ -22,7 +23,7 @@ fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
     let token = token(request).map_err(status::status)?;
     request
         .extensions()
-        .get::<crate::transport::peer::Peer>()
+        .get::<std::sync::Arc<crate::transport::peer::Peer>>()
         .map(|peer| peer.caller(token))
         .ok_or_else(|| {
             status::status(Rejection::new(

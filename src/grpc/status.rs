@@ -84,6 +84,19 @@ pub fn explained(said: Status) -> Status {
     status(Rejection::field("message", problem))
 }
 
+/// The caller's own deadline passed before there was an answer.
+#[must_use]
+pub fn timed_out() -> http::Response<tonic::body::Body> {
+    let said = Status::new(Code::DeadlineExceeded, "the deadline of the call passed");
+    said.into_http()
+}
+
+/// The call broke off; nobody can tell how far it came.
+#[must_use]
+pub fn interrupted() -> http::Response<tonic::body::Body> {
+    Status::new(Code::Internal, "the call was interrupted").into_http()
+}
+
 /// As [`explained`], for answers that never reached a service of ours.
 #[must_use]
 pub fn explain<B>(answer: http::Response<B>) -> http::Response<B> {

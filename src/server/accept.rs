@@ -9,11 +9,17 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::tls::{Secured, Tls};
+use super::{
+    threads::Door,
+    tls::{Secured, Tls},
+};
 use crate::{
     app::Sidecar,
     domain::budget::Budget,
-    transport::{io::Connection, peer::Peer},
+    transport::{
+        io::{Accepted, Ending},
+        peer::Peer,
+    },
 };
 
 /// Most failed handshakes that are logged in a second.
@@ -23,7 +29,8 @@ const HANDSHAKE_FAILURES_PER_SECOND: u32 = 1;
 #[derive(Clone)]
 pub struct Accept {
     pub sidecar: Arc<Sidecar>,
-    pub connections: mpsc::Sender<io::Result<Connection>>,
+    /// One for each thread.
+    pub doors: Vec<Door>,
     pub closed: mpsc::UnboundedSender<u64>,
     pub places: Arc<Semaphore>,
 }
@@ -36,8 +43,9 @@ impl Accept {
             let Some((socket, _)) = accepted(listener.accept().await).await else { continue };
             let cred = socket.peer_cred().ok().map(|of| (of.uid(), of.gid(), of.pid()));
             let peer = Peer::unix(self.sidecar.new_connection(), cred, own);
-            let connection = Connection::unix(socket, peer, self.closed.clone(), place);
-            if self.connections.send(Ok(connection)).await.is_err() {
+            let ending = Ending::new(peer, self.closed.clone(), place);
+            let Ok(socket) = socket.into_std() else { continue };
+            if !self.deal(Accepted::Unix(socket), ending).await {
                 return;
             }
         }
@@ -50,8 +58,9 @@ impl Accept {
             let Some((socket, address)) = accepted(listener.accept().await).await else { continue };
             let _ = socket.set_nodelay(true);
             let peer = Peer::tcp(self.sidecar.new_connection(), address, open, Arc::default());
-            let connection = Connection::tcp(socket, peer, self.closed.clone(), place);
-            if self.connections.send(Ok(connection)).await.is_err() {
+            let ending = Ending::new(peer, self.closed.clone(), place);
+            let Ok(socket) = socket.into_std() else { continue };
+            if !self.deal(Accepted::Tcp(socket), ending).await {
                 return;
             }
         }
@@ -75,9 +84,8 @@ impl Accept {
                     Ok(Secured { stream, names }) => {
                         let link = accept.sidecar.new_connection();
                         let peer = Peer::tcp(link, address, open, names);
-                        let connection =
-                            Connection::tls(stream, peer, accept.closed.clone(), place);
-                        let _ = accept.connections.send(Ok(connection)).await;
+                        let ending = Ending::new(peer, accept.closed.clone(), place);
+                        accept.deal(Accepted::Tls(stream), ending).await;
                     }
                     Err(error) => {
                         let now = accept.sidecar.now().mono;
@@ -95,6 +103,14 @@ impl Accept {
     fn is_open(&self, listener: &TcpListener) -> bool {
         let loopback = listener.local_addr().is_ok_and(|at| at.ip().is_loopback());
         loopback && self.sidecar.started_without_identities()
+    }
+
+    /// To the thread that has the fewest connections. False: nobody serves any more.
+    async fn deal(&self, socket: Accepted, ending: Ending) -> bool {
+        match self.doors.iter().min_by_key(|door| door.seats_taken()) {
+            Some(door) => door.enter(socket, ending).await,
+            None => false,
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 mod accept;
 mod reload;
 mod socket;
+mod threads;
 mod tls;
 
 use std::{
@@ -16,12 +17,12 @@ use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 use tokio::{
     net::{TcpListener, UnixListener},
+    runtime::Handle,
     sync::{Semaphore, mpsc},
     task::JoinSet,
 };
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Server;
-use tower::util::MapResponseLayer;
+use tonic::service::Routes;
+use tower::Layer as _;
 
 use crate::{
     app::{
@@ -36,7 +37,7 @@ use crate::{
         time::{Now, Timestamp},
     },
     grpc::{
-        admin_service::Admin, session_service::Sessions, status::explain, watch_service::Watches,
+        admin_service::Admin, direct::Direct, session_service::Sessions, watch_service::Watches,
     },
     source::{self, Sources, file::FileSource},
     store::memory::MemoryStore,
@@ -53,9 +54,6 @@ use crate::{
 /// How often time passes for leases and breakers: the most that an expiry is
 /// late.
 const TICK: Duration = Duration::from_millis(50);
-/// A peer that answers no ping for this long is gone.
-const PING_EVERY: Duration = Duration::from_secs(20);
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long streams get to close by themselves at the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -220,23 +218,9 @@ impl Bound {
             self;
         let limits = sidecar.config().limits.clone();
         let socket_path = unix.as_ref().map(|(_, path)| path.clone());
-        let (connections, incoming) = mpsc::channel(64);
         let (closed, closings) = mpsc::unbounded_channel();
         let places = Arc::new(Semaphore::new(limits.max_connections));
         let mut tasks = JoinSet::new();
-        let accept = accept::Accept { sidecar: Arc::clone(&sidecar), connections, closed, places };
-        if let Some((listener, _)) = unix {
-            tasks.spawn(accept.clone().unix(listener));
-        }
-        match (tcp, tls) {
-            (Some(listener), Some(tls)) => {
-                tasks.spawn(Arc::clone(&tls).follow(Arc::clone(&sidecar)));
-                tasks.spawn(accept.clone().tls(listener, tls));
-            }
-            (Some(listener), None) => _ = tasks.spawn(accept.clone().tcp(listener)),
-            (None, _) => {}
-        }
-        drop(accept);
         let (told, changes) = mpsc::channel(CHANGES);
         tasks.spawn(Arc::clone(&sources.chain).watch(told));
         tasks.spawn(Arc::clone(&sidecar).follow_sources(changes));
@@ -259,18 +243,9 @@ impl Bound {
         }
         let (health, health_service) = tonic_health::server::health_reporter();
         let max = limits.message_bytes;
-        let mut ended = sidecar.on_end();
-        let meter = opentelemetry::global::meter(telemetry::names::SCOPE);
-        let serving = router(&limits)
-            .layer(telemetry::rpc::RpcLayer::new(&meter, wire::methods()))
-            .layer(MapResponseLayer::new(explain))
-            .add_service(health_service)
+        let rest = Routes::new(health_service)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
-            .add_service(
-                SessionServiceServer::new(Sessions(Arc::clone(&sidecar)))
-                    .max_decoding_message_size(max),
-            )
             .add_service(
                 WatchServiceServer::new(Watches(Arc::clone(&sidecar)))
                     .max_decoding_message_size(max),
@@ -278,10 +253,35 @@ impl Bound {
             .add_service(
                 AdminServiceServer::new(Admin(Arc::clone(&sidecar))).max_decoding_message_size(max),
             )
-            .serve_with_incoming_shutdown(ReceiverStream::new(incoming), async move {
-                let _ = ended.wait_for(|ended| *ended).await;
-            });
-        let serving = tokio::spawn(serving);
+            .prepare();
+        let sessions = SessionServiceServer::new(Sessions(Arc::clone(&sidecar)))
+            .max_decoding_message_size(max);
+        let meter = opentelemetry::global::meter(telemetry::names::SCOPE);
+        let stack = telemetry::rpc::RpcLayer::new(&meter, wire::methods()).layer(Direct::new(
+            sessions,
+            rest,
+            Handle::current(),
+        ));
+        let threads = threads::start(&stack, &limits, &sidecar.on_end())?;
+        let accept = accept::Accept {
+            sidecar: Arc::clone(&sidecar),
+            doors: threads.doors.clone(),
+            closed,
+            places,
+        };
+        let mut accepting = JoinSet::new();
+        if let Some((listener, _)) = unix {
+            accepting.spawn(accept.clone().unix(listener));
+        }
+        match (tcp, tls) {
+            (Some(listener), Some(tls)) => {
+                tasks.spawn(Arc::clone(&tls).follow(Arc::clone(&sidecar)));
+                accepting.spawn(accept.clone().tls(listener, tls));
+            }
+            (Some(listener), None) => _ = accepting.spawn(accept.clone().tcp(listener)),
+            (None, _) => {}
+        }
+        drop(accept);
         set_health(&health, true).await;
         ready();
         let drained = drained(&sidecar, &health);
@@ -293,10 +293,9 @@ impl Bound {
         if let Some(path) = socket_path {
             let _ = fs::remove_file(path);
         }
-        // Idle connections of clients that never close must not hold the end up.
-        if let Ok(Ok(served)) = tokio::time::timeout(CLOSE_TIMEOUT, serving).await {
-            served?;
-        }
+        // Nobody is let in any more, before the doors close.
+        accepting.shutdown().await;
+        threads.end(CLOSE_TIMEOUT).await;
         // What operators began is recorded to its end before the end is.
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, sidecar.end_actions()).await;
         let left = json!({ "live_sessions": sidecar.live().await });
@@ -362,13 +361,6 @@ async fn drained(sidecar: &Arc<Sidecar>, health: &Reporter) {
         let ended = sidecar.end_all().await;
         tracing::warn!(sessions = ended, "drain deadline passed; live sessions were ended");
     }
-}
-
-fn router(limits: &crate::config::Limits) -> Server {
-    Server::builder()
-        .http2_keepalive_interval(Some(PING_EVERY))
-        .http2_keepalive_timeout(Some(PING_TIMEOUT))
-        .max_concurrent_streams(Some(limits.max_streams))
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {

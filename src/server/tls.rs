@@ -21,7 +21,7 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use crate::{app::Sidecar, config::ListenTls};
+use crate::{app::Sidecar, config::ListenTls, transport::movable::Movable};
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -44,7 +44,7 @@ pub struct Tls {
 
 /// A connection whose peer is verified as far as it showed a certificate.
 pub struct Secured {
-    pub stream: TlsStream<TcpStream>,
+    pub stream: Box<TlsStream<Movable>>,
     /// Names in the peer's certificate, as identities have them.
     pub names: Arc<[String]>,
 }
@@ -103,12 +103,12 @@ impl Tls {
     /// Why not; the peer has learned it by TLS's own means.
     pub async fn handshake(&self, socket: TcpStream) -> io::Result<Secured> {
         let acceptor = TlsAcceptor::from(self.current.load_full());
-        let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket))
+        let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(Movable::new(socket)))
             .await
             .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no handshake in 5 s"))??;
         let (_, session) = stream.get_ref();
         let names = session.peer_certificates().and_then(<[_]>::first).map(names);
-        Ok(Secured { names: names.unwrap_or_default().into(), stream })
+        Ok(Secured { names: names.unwrap_or_default().into(), stream: Box::new(stream) })
     }
 }
 

@@ -16,6 +16,7 @@ use std::{
 };
 
 use moka::Expiry;
+use tokio::runtime::Handle;
 
 use crate::app::ports::Freshness;
 
@@ -125,6 +126,9 @@ pub struct Shelf<K, V> {
     /// not push out those in use (TinyLFU).
     held: moka::sync::Cache<K, Arc<Held<V>>>,
     flights: moka::future::Cache<K, Said<V>>,
+    /// Where questions are asked: whoever serves calls must not be held up by an
+    /// answer that is large, and what a question opens outlives its caller.
+    background: Handle,
 }
 
 impl<K, V> Shelf<K, V>
@@ -132,7 +136,11 @@ where
     K: Hash + Eq + Clone + Send + Sync + 'static,
     V: Send + Sync + 'static,
 {
-    /// An empty shelf for at most `max` values.
+    /// An empty shelf for at most `max` values, whose questions are asked on the
+    /// runtime that this is called on.
+    ///
+    /// # Panics
+    /// Outside of one.
     pub fn new(max: u64) -> Self {
         Self {
             held: moka::sync::Cache::builder()
@@ -143,6 +151,7 @@ where
                 .max_capacity(max)
                 .expire_after(Failures)
                 .build(),
+            background: Handle::current(),
         }
     }
 
@@ -191,7 +200,7 @@ where
             if !changed && (now < held.refresh_until || trouble.is_some()) {
                 // Ends with its answer or the timeout of whom it asks.
                 let seen = Some(Arc::clone(held));
-                tokio::spawn(Arc::clone(self).fly(key.clone(), seen, ask()));
+                self.background.spawn(Arc::clone(self).fly(key.clone(), seen, ask()));
                 return match trouble {
                     Some(why) if now >= held.refresh_until => stale_or(Some(Arc::clone(held)), why),
                     Some(_) | None => Ok(Served { held: Arc::clone(held), stale: None, hit: true }),
@@ -200,7 +209,7 @@ where
         }
         // In a task of its own: a caller that gives up must not stop it for the
         // others.
-        let fly = |seen| tokio::spawn(Arc::clone(self).fly(key.clone(), seen, ask()));
+        let fly = |seen| self.background.spawn(Arc::clone(self).fly(key.clone(), seen, ask()));
         let answer = async {
             match fly(held.clone()).await {
                 // It began before the change that this caller knows of.

@@ -6,7 +6,10 @@ use std::{collections::HashMap, io::IsTerminal as _, sync::OnceLock, time::Durat
 use opentelemetry_sdk::trace::SdkTracer;
 use parking_lot::Mutex;
 use tracing_subscriber::{
-    EnvFilter, Layer as _, Registry, filter::filter_fn, layer::SubscriberExt as _, reload,
+    EnvFilter, Layer as _, Registry,
+    filter::{FilterExt as _, filter_fn},
+    layer::SubscriberExt as _,
+    reload,
     util::SubscriberInitExt as _,
 };
 
@@ -76,12 +79,13 @@ pub fn install(format: LogFormat, tracer: Option<SdkTracer>) {
     } else {
         lines.with_ansi(std::io::stderr().is_terminal()).boxed()
     };
+    // Spans of calls are for those who trace. Lines name what they are about
+    // themselves, and a span that nobody wants is never made.
+    let lines = lines.with_filter(filter_fn(|meta| !is_call(meta)).and(filter));
     let spans = tracer.map(|tracer| {
-        let ours = filter_fn(|meta| meta.is_span() && meta.target() == rpc::TARGET);
-        tracing_opentelemetry::layer().with_tracer(tracer).with_filter(ours)
+        tracing_opentelemetry::layer().with_tracer(tracer).with_filter(filter_fn(is_call))
     });
-    let installed =
-        tracing_subscriber::registry().with(lines.with_filter(filter)).with(spans).try_init();
+    let installed = tracing_subscriber::registry().with(lines).with(spans).try_init();
     // A second install (tests in one process) keeps the first.
     if installed.is_ok() {
         *SHOWN.lock() = if wrong.is_none() { wanted.to_owned() } else { "info".to_owned() };
@@ -90,6 +94,10 @@ pub fn install(format: LogFormat, tracer: Option<SdkTracer>) {
     if let Some(wrong) = wrong {
         tracing::warn!("TENANTD_LOG is not valid, \"info\" is used: {wrong}");
     }
+}
+
+fn is_call(meta: &tracing::Metadata<'_>) -> bool {
+    meta.is_span() && meta.target() == rpc::TARGET
 }
 
 /// Changes the filter of the running process; what it was before.

@@ -1,7 +1,7 @@
 //! One server span and one duration per call, by the semantic conventions for RPC.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -48,6 +48,8 @@ const CODES: [&str; 17] = [
     "DATA_LOSS",
     "UNAUTHENTICATED",
 ];
+/// Place of "UNKNOWN" in it.
+const UNKNOWN: usize = 2;
 
 struct Headers<'a>(&'a http::HeaderMap);
 
@@ -61,9 +63,31 @@ impl Extractor for Headers<'_> {
     }
 }
 
+/// One method, with the labels of each of its answers made beforehand.
+struct Method {
+    name: &'static str,
+    labels: [[KeyValue; 3]; CODES.len()],
+}
+
+impl Method {
+    fn new(name: String) -> Self {
+        // As many as the API has, once in a process's life.
+        let name: &'static str = name.leak();
+        let labels = CODES.map(|code| {
+            [
+                KeyValue::new(names::RPC_SYSTEM, "grpc"),
+                KeyValue::new(names::RPC_METHOD, name),
+                KeyValue::new(names::RPC_STATUS, code),
+            ]
+        });
+        Self { name, labels }
+    }
+}
+
 struct Shared {
     /// Those that the API has: a path is anybody's text.
-    methods: HashSet<String>,
+    methods: HashMap<&'static str, Arc<Method>>,
+    other: Arc<Method>,
     duration: Histogram<f64>,
     propagator: TraceContextPropagator,
 }
@@ -76,8 +100,10 @@ impl RpcLayer {
     /// Tells the given methods (`package.Service/Method`) apart.
     #[must_use]
     pub fn new(meter: &Meter, methods: impl IntoIterator<Item = String>) -> Self {
+        let methods = methods.into_iter().map(Method::new);
         Self(Arc::new(Shared {
-            methods: methods.into_iter().collect(),
+            methods: methods.map(|method| (method.name, Arc::new(method))).collect(),
+            other: Arc::new(Method::new("_OTHER".to_owned())),
             duration: meter
                 .f64_histogram(names::RPC_DURATION)
                 .with_unit("s")
@@ -121,16 +147,15 @@ where
         let began = Instant::now();
         let shared = Arc::clone(&self.shared);
         let path = request.uri().path().trim_start_matches('/');
-        let method = shared.methods.get(path).map_or("_OTHER", String::as_str).to_owned();
-        let parent = shared.propagator.extract(&Headers(request.headers()));
+        let method = Arc::clone(shared.methods.get(path).unwrap_or(&shared.other));
         let span = tracing::info_span!(
             target: TARGET,
             "rpc",
-            otel.name = method,
+            otel.name = method.name,
             otel.kind = "server",
             otel.status_code = Empty,
             rpc.system.name = "grpc",
-            rpc.method = method,
+            rpc.method = method.name,
             rpc.response.status_code = Empty,
             error.type = Empty,
             tenant = Empty,
@@ -138,6 +163,16 @@ where
             agent_name = Empty,
             reason = Empty,
         );
+        // By far the most usual: nobody traces, on either side.
+        if span.is_disabled() && !request.headers().contains_key("traceparent") {
+            let call = self.inner.call(request);
+            return Box::pin(async move {
+                let answer = call.await;
+                shared.time(&method, began, answer.as_ref().map_or(UNKNOWN, code_of));
+                answer
+            });
+        }
+        let parent = shared.propagator.extract(&Headers(request.headers()));
         let _ = span.set_parent(parent.clone());
         let own = span.context().span().span_context().clone();
         let caller = parent.span().span_context().clone();
@@ -148,11 +183,12 @@ where
         let call = self.inner.call(request).instrument(span.clone());
         Box::pin(trace::scoped(trace, async move {
             let answer = call.await;
-            let code = answer.as_ref().map_or("UNKNOWN", |answer| code_of(answer.headers()));
-            span.record("rpc.response.status_code", code);
+            let code = answer.as_ref().map_or(UNKNOWN, code_of);
+            let name = CODES[code];
+            span.record("rpc.response.status_code", name);
             // What the caller did wrong is no error of the server.
             let failed = matches!(
-                code,
+                name,
                 "UNKNOWN"
                     | "DEADLINE_EXCEEDED"
                     | "UNIMPLEMENTED"
@@ -162,24 +198,23 @@ where
             );
             if failed {
                 span.record("otel.status_code", "ERROR");
-                span.record("error.type", code);
+                span.record("error.type", name);
             }
-            let labels = [
-                KeyValue::new(names::RPC_SYSTEM, "grpc"),
-                KeyValue::new(names::RPC_METHOD, method),
-                KeyValue::new(names::RPC_STATUS, code),
-            ];
-            shared.duration.record(began.elapsed().as_secs_f64(), &labels);
+            shared.time(&method, began, code);
             answer
         }))
     }
 }
 
+impl Shared {
+    fn time(&self, method: &Method, began: Instant, code: usize) {
+        self.duration.record(began.elapsed().as_secs_f64(), &method.labels[code]);
+    }
+}
+
 /// The status of an answer that ended with its headers; any other began well.
-fn code_of(headers: &http::HeaderMap) -> &'static str {
-    let number = headers.get("grpc-status").and_then(|value| value.to_str().ok());
-    number
-        .map_or(Some(0), |number| number.parse::<usize>().ok())
-        .and_then(|number| CODES.get(number).copied())
-        .unwrap_or("UNKNOWN")
+fn code_of<B>(answer: &http::Response<B>) -> usize {
+    let Some(number) = answer.headers().get("grpc-status") else { return 0 };
+    let number = number.to_str().ok().and_then(|number| number.parse::<usize>().ok());
+    number.filter(|number| *number < CODES.len()).unwrap_or(UNKNOWN)
 }

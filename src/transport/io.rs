@@ -3,6 +3,7 @@
 use std::{
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -12,73 +13,98 @@ use tokio::{
     sync::{OwnedSemaphorePermit, mpsc},
 };
 use tokio_rustls::server::TlsStream;
-use tonic::transport::server::Connected;
 
-use super::{AuthorityFix, peer::Peer};
+use super::{AuthorityFix, movable::Movable, peer::Peer};
 use crate::app::workers::Link;
 
 enum Socket {
     Unix(AuthorityFix<UnixStream>),
     Tcp(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Movable>>),
 }
 
-/// The connection as the gRPC server gets it.
-pub struct Connection {
-    socket: Socket,
+/// An accepted socket, of no runtime yet: the thread that serves it takes it in.
+pub enum Accepted {
+    /// Unix.
+    Unix(std::os::unix::net::UnixStream),
+    /// TCP.
+    Tcp(std::net::TcpStream),
+    /// TCP after its TLS handshake, which runs in the background.
+    Tls(Box<TlsStream<Movable>>),
+}
+
+/// An accepted connection on its way to its thread.
+pub struct Arrived {
+    /// The socket.
+    pub socket: Accepted,
+    /// Its end.
+    pub ending: Ending,
+    /// At its thread, until it is dropped.
+    pub seat: Arc<()>,
+}
+
+/// Tells of a connection's end, when dropped.
+pub struct Ending {
     peer: Peer,
     closed: mpsc::UnboundedSender<Link>,
     /// Its place among the most connections.
     _place: OwnedSemaphorePermit,
 }
 
-impl Connection {
-    /// A unix connection, with its authority made valid for h2.
+impl Ending {
+    /// Of the connection of `peer`.
     #[must_use]
-    pub fn unix(
-        socket: UnixStream,
+    pub const fn new(
         peer: Peer,
         closed: mpsc::UnboundedSender<Link>,
         place: OwnedSemaphorePermit,
     ) -> Self {
-        Self { socket: Socket::Unix(AuthorityFix::new(socket)), peer, closed, _place: place }
-    }
-
-    /// A TCP connection.
-    #[must_use]
-    pub const fn tcp(
-        socket: TcpStream,
-        peer: Peer,
-        closed: mpsc::UnboundedSender<Link>,
-        place: OwnedSemaphorePermit,
-    ) -> Self {
-        Self { socket: Socket::Tcp(socket), peer, closed, _place: place }
-    }
-
-    /// A TCP connection behind TLS.
-    #[must_use]
-    pub fn tls(
-        socket: TlsStream<TcpStream>,
-        peer: Peer,
-        closed: mpsc::UnboundedSender<Link>,
-        place: OwnedSemaphorePermit,
-    ) -> Self {
-        Self { socket: Socket::Tls(Box::new(socket)), peer, closed, _place: place }
+        Self { peer, closed, _place: place }
     }
 }
 
-impl Drop for Connection {
+impl Drop for Ending {
     fn drop(&mut self) {
         // Unbounded, yet bounded by the most connections: one message each.
         let _ = self.closed.send(self.peer.connection);
     }
 }
 
-impl Connected for Connection {
-    type ConnectInfo = Peer;
+/// The connection as the gRPC server gets it.
+///
+/// It does not claim vectored writes, and must not: h2 would write each frame of
+/// 256 bytes or more by itself instead of gathering what is ready.
+pub struct Connection {
+    socket: Socket,
+    ending: Ending,
+    _seat: Arc<()>,
+}
 
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
+impl Connection {
+    /// Takes the connection into the running runtime; a unix one with its
+    /// authority made valid for h2.
+    ///
+    /// # Errors
+    /// The runtime's own.
+    pub fn open(arrived: Arrived) -> io::Result<Self> {
+        let Arrived { socket, ending, seat } = arrived;
+        let socket = match socket {
+            Accepted::Unix(socket) => {
+                Socket::Unix(AuthorityFix::new(UnixStream::from_std(socket)?))
+            }
+            Accepted::Tcp(socket) => Socket::Tcp(TcpStream::from_std(socket)?),
+            Accepted::Tls(mut stream) => {
+                stream.get_mut().0.come()?;
+                Socket::Tls(stream)
+            }
+        };
+        Ok(Self { socket, ending, _seat: seat })
+    }
+
+    /// Who is at the other end.
+    #[must_use]
+    pub const fn peer(&self) -> &Peer {
+        &self.ending.peer
     }
 }
 

@@ -3,6 +3,7 @@ pub mod authority;
 mod hpack;
 mod huffman;
 pub mod io;
+pub mod movable;
 pub mod peer;
 
 pub use authority::AuthorityFix;

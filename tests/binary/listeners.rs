@@ -5,8 +5,10 @@ use std::{
     process::Command,
 };
 
+use tenantd::wire::v1::session_service_client::SessionServiceClient;
+
 use crate::certificates::{Authority, Files, Wish};
-use crate::support::{Start, call, skipped, text};
+use crate::support::{Start, acquire, call, eventually, skipped, text};
 
 #[test]
 fn loopback_tcp_serves_beside_the_socket_and_warns() {
@@ -19,6 +21,39 @@ fn loopback_tcp_serves_beside_the_socket_and_warns() {
     assert_eq!(call(address, &["healthcheck"]).status.code(), Some(0));
     assert_eq!(running.call(&["healthcheck"]).status.code(), Some(0));
     assert!(said.contains("no credentials"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_dealt_out_over_as_many_threads_as_asked() {
+    let running = Start { env: &[("TENANTD_THREADS", "3")], ..Start::default() }.run();
+    let woken = || -> Vec<(String, u64)> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", running.child.id())).unwrap();
+        let read = |at: &std::path::Path| fs::read_to_string(at).unwrap_or_default();
+        let mut threads: Vec<_> = tasks
+            .map(|task| task.unwrap().path())
+            .map(|task| (read(&task.join("comm")).trim().to_owned(), read(&task.join("status"))))
+            .filter(|(name, _)| name.starts_with("serve-"))
+            .map(|(name, status)| {
+                let woken = status.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"));
+                (name, woken.unwrap().trim().parse().unwrap())
+            })
+            .collect();
+        threads.sort();
+        threads
+    };
+    // A thread takes its name when it first runs.
+    let names = || woken().into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+    eventually("three threads", || names() == ["serve-0", "serve-1", "serve-2"]);
+    let before = woken();
+    let mut kept = Vec::new();
+    for n in 0..3 {
+        let mut sessions = SessionServiceClient::new(running.channel().await);
+        sessions.acquire_session(acquire(&format!("s{n}"), "acme")).await.unwrap();
+        kept.push(sessions);
+    }
+    eventually("each thread has served one", || {
+        woken().iter().zip(&before).all(|(now, before)| now.1 > before.1)
+    });
 }
 
 #[test]

@@ -134,3 +134,18 @@ async fn filters_show_one_tenants_events_of_one_kind() {
     assert_eq!(event.kind(), v1::EventKind::SessionEnded);
     running.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_is_for_the_answer_to_begin_and_an_open_stream_outlives_it() {
+    let running = start("[limits]\nheartbeat = \"1s\"\n").await;
+    let mut watches = running.watches().await;
+    let mut request = tonic::Request::new(v1::WatchSessionsRequest::default());
+    request.metadata_mut().insert("grpc-timeout", "500m".parse().unwrap());
+    let mut stream = watches.watch_sessions(request).await.unwrap().into_inner();
+    // The first comes when the deadline has passed.
+    let mut heartbeats = 0;
+    while heartbeats < 2 {
+        heartbeats += u32::from(matches!(next(&mut stream).await, Item::Heartbeat(_)));
+    }
+    running.stop().await;
+}

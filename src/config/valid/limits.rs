@@ -95,6 +95,7 @@ impl Check<'_> {
                 second,
             ),
             heartbeat: self.span(raw.heartbeat.as_ref(), base.heartbeat, second),
+            threads: size(self.count(raw.threads.as_ref(), of(base.threads), 1, 256)),
             metric_tenants: size(self.count(
                 raw.metric_tenants.as_ref(),
                 of(base.metric_tenants),

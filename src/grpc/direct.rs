@@ -1,0 +1,139 @@
+//! From a request to its service.
+//!
+//! The calls of agents take the short way, with no router in between, on the thread
+//! that serves their connection. The rest is rare, may take long, goes through
+//! tonic's router and runs in the background.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use hyper::body::Incoming;
+use tokio::runtime::Handle;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::{body::Body, service::Routes};
+use tower::Service;
+use tracing::Instrument as _;
+
+use super::{deadline, session_service::Sessions, status};
+use crate::{
+    app::trace,
+    wire::v1::session_service_server::{SERVICE_NAME, SessionServiceServer},
+};
+
+/// A call's answer.
+pub type Answer = Result<http::Response<Body>, Infallible>;
+/// A call under way.
+pub type Answering = Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+/// All services.
+#[derive(Clone)]
+pub struct Direct {
+    sessions: SessionServiceServer<Sessions>,
+    rest: Routes,
+    background: Handle,
+}
+
+impl Direct {
+    /// `rest` has all services but the agents', and runs in `background`.
+    #[must_use]
+    pub const fn new(
+        sessions: SessionServiceServer<Sessions>,
+        rest: Routes,
+        background: Handle,
+    ) -> Self {
+        Self { sessions, rest, background }
+    }
+
+    /// What operators ask may take long (a reload, everybody's sessions): it must
+    /// not hold up the agents that the same thread serves.
+    fn elsewhere(&self, request: http::Request<Incoming>) -> Answering {
+        let (mut rest, background) = (self.rest.clone(), self.background.clone());
+        Box::pin(async move {
+            let call = rest.call(request.map(Body::new));
+            let call = trace::scoped(trace::current(), call.in_current_span());
+            // A caller that goes away takes its call with it.
+            let call = AbortOnDropHandle::new(background.spawn(call));
+            call.await.unwrap_or_else(|_| Ok(status::interrupted()))
+        })
+    }
+}
+
+impl Service<http::Request<Incoming>> for Direct {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Call;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // Both are always ready.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Incoming>) -> Call {
+        let patience = deadline::of(request.headers());
+        let mine =
+            request.uri().path().strip_prefix('/').and_then(|p| p.strip_prefix(SERVICE_NAME));
+        let call: Answering = if mine.is_some_and(|method| method.starts_with('/')) {
+            self.sessions.call(request)
+        } else {
+            self.elsewhere(request)
+        };
+        Call { call, patience, timer: None }
+    }
+}
+
+/// A call, for as long as its caller waits.
+pub struct Call {
+    call: Answering,
+    patience: Option<Duration>,
+    /// Made when the call first waits: most never do.
+    timer: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+impl Future for Call {
+    type Output = Answer;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Answer> {
+        let me = &mut *self;
+        if let Poll::Ready(answer) = me.call.as_mut().poll(context) {
+            return Poll::Ready(answer.map(status::explain));
+        }
+        let Some(patience) = me.patience else { return Poll::Pending };
+        let timer = me.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        timer.as_mut().poll(context).map(|()| Ok(status::timed_out()))
+    }
+}
+
+/// The services, and who is at the other end of one connection.
+#[derive(Clone)]
+pub struct OfPeer<S> {
+    inner: S,
+    peer: Arc<crate::transport::peer::Peer>,
+}
+
+impl<S> OfPeer<S> {
+    /// `inner`, called by `peer`.
+    pub const fn new(inner: S, peer: Arc<crate::transport::peer::Peer>) -> Self {
+        Self { inner, peer }
+    }
+}
+
+impl<S> hyper::service::Service<http::Request<Incoming>> for OfPeer<S>
+where
+    S: Service<http::Request<Incoming>> + Clone,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn call(&self, mut request: http::Request<Incoming>) -> S::Future {
+        request.extensions_mut().insert(Arc::clone(&self.peer));
+        // Services here are handles, and always ready.
+        self.inner.clone().call(request)
+    }
+}
