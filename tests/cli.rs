@@ -36,6 +36,7 @@ fn help_is_as_written_down_and_every_command_has_examples() {
         "serve",
         "check",
         "demo",
+        "top",
         "watch",
         "healthcheck",
         "snapshot",

@@ -243,5 +243,6 @@ pub fn refused(status: &Status) -> anyhow::Error {
     let reason = details.error_info().map_or("ERROR", |info| info.reason.as_str());
     let after = details.retry_info().and_then(|info| info.retry_delay);
     let after = after.map(|after| format!(" (retry after {after:?})")).unwrap_or_default();
-    anyhow::anyhow!("refused: {reason}: {}{after}", super::text::escape(status.message()))
+    let escape = super::text::escape;
+    anyhow::anyhow!("refused: {}: {}{after}", escape(reason), escape(status.message()))
 }

@@ -13,6 +13,7 @@ pub mod snapshot;
 pub mod tenants;
 pub mod text;
 mod token;
+pub mod top;
 pub mod watch;
 
 use std::{io::Write as _, process::ExitCode};
@@ -46,6 +47,7 @@ enum Command {
     #[command(subcommand)]
     Token(token::Command),
     Demo(demo::Args),
+    Top(top::Args),
     Watch(watch::Args),
     Healthcheck(healthcheck::Args),
     Logs(logs::Args),
@@ -97,6 +99,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Config(command) => schema::run(&command),
         Command::Token(command) => token::run(&command),
         Command::Demo(args) => demo::run(args).await,
+        Command::Top(args) => top::run(cli.to.target()?, args).await,
         Command::Watch(args) => watch::run(cli.to.target()?, args).await,
         Command::Healthcheck(args) => healthcheck::run(cli.to.target()?, args).await,
         Command::Logs(args) => logs::run(&args),

@@ -167,7 +167,8 @@ fn failure_json(failure: &v1::Failure) -> Value {
     json!({ "slot": failure.slot, "kind": failure.kind, "message": failure.message })
 }
 
-fn detail_json(detail: &Detail) -> Value {
+/// What an event says beside whom it is about.
+pub fn detail_json(detail: &Detail) -> Value {
     let seconds = |of: Option<&prost_types::Duration>| of.map(|of| text::span(of).as_secs_f64());
     match detail {
         Detail::SessionAcquired(d) => json!({
@@ -226,26 +227,41 @@ fn human(object: &Map<String, Value>) -> String {
             continue;
         }
         match value {
-            Value::Object(detail) => {
-                for (key, value) in detail {
-                    push(&mut line, key, value);
-                }
+            Value::Object(_) => {
+                line.push(' ');
+                line.push_str(&pairs(value));
             }
             value => push(&mut line, key, value),
         }
     }
-    line
+    line.trim_end().to_owned()
+}
+
+/// An object's fields as inert `key=value`; what is null or empty is left out.
+pub fn pairs(object: &Value) -> String {
+    let mut line = String::new();
+    for (key, value) in object.as_object().into_iter().flatten() {
+        push(&mut line, key, value);
+    }
+    line.trim_start().to_owned()
 }
 
 fn push(line: &mut String, key: &str, value: &Value) {
     let shown = match value {
         Value::Null => return,
+        Value::Object(fields) => {
+            for (inner, value) in fields {
+                push(line, &format!("{key}.{inner}"), value);
+            }
+            return;
+        }
         Value::String(text) if text.is_empty() => return,
         Value::String(text) => text::value(text),
         other => text::value(&other.to_string()),
     };
     line.push(' ');
-    line.push_str(key);
+    // The names of attributes are agents' own words too.
+    line.push_str(&text::value(key));
     line.push('=');
     line.push_str(&shown);
 }

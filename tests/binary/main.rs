@@ -16,6 +16,7 @@ mod snapshot;
 mod stock;
 mod support;
 mod telemetry;
+mod top;
 #[path = "../sources/vault_server.rs"]
 #[allow(dead_code, reason = "shared with the tests of sources")]
 mod vault_server;

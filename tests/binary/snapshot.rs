@@ -175,6 +175,8 @@ async fn nothing_that_agents_send_acts_on_the_terminal_that_shows_it() {
         &["tenants", "acme", "--json"],
         &["sessions"],
         &["sessions", "--json"],
+        &["top", "--once", "--refresh", "100ms"],
+        &["top", "--once", "--refresh", "100ms", "--json"],
     ] {
         assert_inert(&arguments.join(" "), &text(&running.call(arguments)));
     }

@@ -21,6 +21,7 @@ pub struct Running {
     pub dir: tempfile::TempDir,
     /// All that it said on stderr so far.
     said: Arc<Mutex<String>>,
+    command: Command,
 }
 
 #[derive(Default)]
@@ -51,26 +52,31 @@ impl Start<'_> {
         }
         command.env("XDG_STATE_HOME", dir.path().join("state"));
         command.envs(self.env.iter().copied()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let (ready, is_ready) = mpsc::channel();
-        let said = Arc::new(Mutex::new(String::new()));
-        let mut lines = BufReader::new(child.stderr.take().unwrap());
-        let heard = Arc::clone(&said);
-        std::thread::spawn(move || {
-            let mut line = String::new();
-            while lines.read_line(&mut line).is_ok_and(|bytes| bytes > 0) {
-                heard.lock().unwrap().push_str(&line);
-                if line.contains("try it") {
-                    let _ = ready.send(());
-                }
-                line.clear();
-            }
-            let _ = lines.read_to_string(&mut line);
-        });
-        let running = Running { child, dir, said };
-        assert!(is_ready.recv_timeout(PATIENCE).is_ok(), "not ready: {}", running.said());
-        running
+        let (child, said) = ready(&mut command);
+        Running { child, dir, said, command }
     }
+}
+
+/// Starts it and waits until it says that it is ready.
+fn ready(command: &mut Command) -> (Child, Arc<Mutex<String>>) {
+    let mut child = command.spawn().unwrap();
+    let (ready, is_ready) = mpsc::channel();
+    let said = Arc::new(Mutex::new(String::new()));
+    let mut lines = BufReader::new(child.stderr.take().unwrap());
+    let heard = Arc::clone(&said);
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        while lines.read_line(&mut line).is_ok_and(|bytes| bytes > 0) {
+            heard.lock().unwrap().push_str(&line);
+            if line.contains("try it") {
+                let _ = ready.send(());
+            }
+            line.clear();
+        }
+        let _ = lines.read_to_string(&mut line);
+    });
+    assert!(is_ready.recv_timeout(PATIENCE).is_ok(), "not ready: {}", said.lock().unwrap());
+    (child, said)
 }
 
 impl Running {
@@ -116,6 +122,13 @@ impl Running {
     pub fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
+    /// Ends it by a signal and starts it again in the same place.
+    pub fn restart(&mut self, signal: &str) {
+        self.signal(signal);
+        self.ends();
+        (self.child, self.said) = ready(&mut self.command);
     }
 
     /// Its exit code; none when a signal ended it.
