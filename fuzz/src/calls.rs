@@ -137,7 +137,7 @@ async fn ask(sidecar: &std::sync::Arc<Sidecar>, name: &str, message: &[u8], raw:
     *request.uri_mut() = format!("/tenantd.v1.{service}Service/{method}").parse().expect("is one");
     let kind = http::HeaderValue::from_static("application/grpc");
     request.headers_mut().insert(http::header::CONTENT_TYPE, kind);
-    request.extensions_mut().insert(Peer::unix(1, Some((0, 0, None)), 0));
+    request.extensions_mut().insert(std::sync::Arc::new(Peer::unix(1, Some((0, 0, None)), 0)));
     let sidecar = std::sync::Arc::clone(sidecar);
     let layer = MapResponseLayer::new(explain::<Body>);
     let answer = match service {
