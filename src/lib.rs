@@ -1,7 +1,7 @@
 //! tenantd: the multi-tenant runtime for AI-agent fleets, as a sidecar.
 //!
 //! Dependencies point one way: `domain` <- `config` <- `app` <- { `store`,
-//! `source`, `audit`, `grpc`, `transport`, `telemetry` } <- `server` <- `cli`.
+//! `state`, `source`, `audit`, `grpc`, `transport`, `telemetry` } <- `server` <- `cli`.
 //! `tests/architecture.rs` fails when a module imports outward.
 //! ARCHITECTURE.md has the code map.
 
@@ -14,6 +14,7 @@ pub mod domain;
 pub mod grpc;
 pub mod server;
 pub mod source;
+pub mod state;
 pub mod store;
 pub mod telemetry;
 pub mod transport;

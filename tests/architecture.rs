@@ -5,7 +5,7 @@
 use std::{fs, path::Path};
 
 /// Module, the `crate::` modules that it may name, and what it must not name.
-const RULES: [(&str, &[&str], &[&str]); 11] = [
+const RULES: [(&str, &[&str], &[&str]); 12] = [
     (
         "domain",
         &["domain"],
@@ -27,6 +27,7 @@ const RULES: [(&str, &[&str], &[&str]); 11] = [
     ("config", &["config", "domain"], &["tonic", "tokio", "prost", "dashmap"]),
     ("app", &["app", "config", "domain"], &["tonic", "prost", "std::fs", "std::net"]),
     ("store", &["store", "app", "domain"], &["tonic", "prost", "tokio", "std::fs"]),
+    ("state", &["state", "app", "domain"], &["tonic", "prost", "tokio", "dashmap"]),
     ("source", &["source", "app", "config", "domain", "wire"], &["dashmap"]),
     ("audit", &["audit", "app", "domain"], &["tonic", "prost", "dashmap"]),
     ("transport", &["transport", "app", "domain"], &["prost", "dashmap"]),
@@ -36,12 +37,14 @@ const RULES: [(&str, &[&str], &[&str]); 11] = [
         "server",
         &[
             "server",
+            "address",
             "app",
             "audit",
             "config",
             "domain",
             "grpc",
             "source",
+            "state",
             "store",
             "telemetry",
             "transport",

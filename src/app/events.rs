@@ -4,7 +4,7 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use tokio::sync::watch;
 
-use super::ports::EventSink;
+use super::ports::{EventSink, Journal};
 use crate::domain::{
     event::{Event, Kind},
     event_log::{Entry, EventLog, Gap},
@@ -65,33 +65,59 @@ fn words(failure: &Failure) -> String {
     if said.is_empty() { "no word of what failed".to_owned() } else { said.join(": ") }
 }
 
+/// How many sequences are reserved at a time: the most that a cursor is told to
+/// have missed after a crash without having missed any.
+const RESERVE: u64 = 4096;
+
 struct Log {
-    entries: EventLog,
+    kept: EventLog,
+    reserved: u64,
     latest: Latest,
 }
 
-/// One run's log, shared by writers and readers.
+/// One epoch's log, shared by writers and readers.
 pub struct EventHub {
     log: Mutex<Log>,
     head: watch::Sender<u64>,
     epoch: String,
+    start: u64,
+    journal: Arc<dyn Journal>,
 }
 
 impl EventHub {
-    /// An empty log for a new epoch.
+    /// An empty log that goes on in `epoch` after the sequence `head`, of which
+    /// the journal knows.
     #[must_use]
-    pub fn new(max_entries: usize, max_weight: usize) -> Self {
-        Self {
-            log: Mutex::new(Log {
-                entries: EventLog::new(max_entries, max_weight),
-                latest: Latest::default(),
-            }),
-            head: watch::Sender::new(0),
-            epoch: uuid::Uuid::new_v4().simple().to_string(),
-        }
+    pub fn new(
+        (max_entries, max_weight): (usize, usize),
+        epoch: String,
+        head: u64,
+        journal: Arc<dyn Journal>,
+    ) -> Self {
+        let kept = EventLog::resuming(max_entries, max_weight, head);
+        let log = Mutex::new(Log { kept, reserved: head, latest: Latest::default() });
+        Self { log, head: watch::Sender::new(head), epoch, start: head, journal }
     }
 
-    /// Names this run.
+    /// The last sequence before this process.
+    #[must_use]
+    pub const fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// The last sequence that may have been given. Told to the journal when its
+    /// file is a new one.
+    #[must_use]
+    pub fn reserved(&self) -> u64 {
+        self.log.lock().reserved
+    }
+
+    /// No more events come: what was reserved and not given is given back.
+    pub fn close(&self) {
+        self.journal.reserve(self.log.lock().kept.head());
+    }
+
+    /// Names the row of sequences that none is given twice in.
     #[must_use]
     pub fn epoch(&self) -> &str {
         &self.epoch
@@ -108,7 +134,7 @@ impl EventHub {
     /// # Errors
     /// The range that is no longer held.
     pub fn after(&self, sequence: u64) -> Result<Vec<Arc<Entry>>, Gap> {
-        self.log.lock().entries.after(sequence, BATCH)
+        self.log.lock().kept.after(sequence, BATCH)
     }
 
     /// What came last of a kind.
@@ -121,17 +147,23 @@ impl EventHub {
 impl EventSink for EventHub {
     fn append(&self, events: Vec<Event>) {
         let trace = super::trace::current();
-        let mut log = self.log.lock();
+        let log = &mut *self.log.lock();
+        let head = log.kept.head() + events.len() as u64;
+        if head > log.reserved {
+            // Before the first of them is told to anybody.
+            log.reserved = head + RESERVE;
+            self.journal.reserve(log.reserved);
+        }
         for mut event in events {
             event.trace = event.trace.or(trace);
             log.latest.note(&event);
-            log.entries.append(event);
+            log.kept.append(event);
         }
         // Under the lock, so that the bell never goes backwards.
-        self.head.send_replace(log.entries.head());
+        self.head.send_replace(log.kept.head());
     }
 
     fn head(&self) -> u64 {
-        self.log.lock().entries.head()
+        self.log.lock().kept.head()
     }
 }

@@ -31,6 +31,8 @@ pub struct Figures {
     pub draining: bool,
     pub reload_failed: bool,
     pub audit: super::ports::AuditStatus,
+    pub state_failing: bool,
+    pub state_lost: bool,
     pub uptime: std::time::Duration,
 }
 
@@ -70,6 +72,8 @@ impl Sidecar {
             draining: self.draining().is_some(),
             audit: self.audit_status(),
             reload_failed: self.reload_failure.lock().is_some(),
+            state_failing: self.journal.problem().is_some(),
+            state_lost: self.journal.has_lost(),
             uptime: now.mono.since(self.started.mono),
         }
     }

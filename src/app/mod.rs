@@ -31,7 +31,7 @@ use tokio_util::task::TaskTracker;
 use self::{
     events::EventHub,
     ports::{
-        AcquireMeter, AuditSink, Clock, ConfigSource, Credentials, LogFilter, Process,
+        AcquireMeter, AuditSink, Clock, ConfigSource, Credentials, Journal, LogFilter, Process,
         SessionStore, TenantConfigs,
     },
     workers::{Link, Workers},
@@ -74,6 +74,7 @@ pub struct Sidecar {
     audit: Arc<dyn AuditSink>,
     clock: Arc<dyn Clock>,
     process: Arc<dyn Process>,
+    journal: Arc<dyn Journal>,
     /// The event log.
     pub events: Arc<EventHub>,
     /// The agent processes.
@@ -118,6 +119,7 @@ pub struct Parts {
     pub audit: Arc<dyn AuditSink>,
     pub clock: Arc<dyn Clock>,
     pub process: Arc<dyn Process>,
+    pub journal: Arc<dyn Journal>,
     pub events: Arc<EventHub>,
 }
 
@@ -136,6 +138,7 @@ impl Sidecar {
             audit,
             clock,
             process,
+            journal,
             events,
         } = parts;
         let started = clock.now();
@@ -149,6 +152,7 @@ impl Sidecar {
             audit,
             clock,
             process,
+            journal,
             events,
             workers: Workers::default(),
             started_with: config.load_full(),

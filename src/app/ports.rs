@@ -13,6 +13,7 @@ use crate::{
         event::{Actor, Event, Severity},
         limits::Terms,
         provider::{ResolvedConfig, TenantConfig},
+        record,
         reject::Rejection,
         session::{EndCause, Failure, Outcome, Renewal, Session, SessionId, WorkerId},
         tenant::TenantId,
@@ -40,6 +41,46 @@ pub trait EventSink: Send + Sync {
     fn append(&self, events: Vec<Event>);
     /// The last sequence appended.
     fn head(&self) -> u64;
+}
+
+/// It could not be recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unrecorded;
+
+/// Where it is recorded what outlives the process.
+pub trait Journal: Send + Sync {
+    /// Records what one step changed, before anybody is told of it. Called under
+    /// the lock of the tenant that it is about: must not wait for a disk.
+    ///
+    /// # Errors
+    /// When it may not outlive the process.
+    fn record(&self, records: &[record::Record]) -> Result<(), Unrecorded>;
+    /// Sequences of events up to this one may be given: after a restart later
+    /// ones are.
+    fn reserve(&self, sequence: u64);
+    /// Why nothing is recorded now; none while all is.
+    fn problem(&self) -> Option<String>;
+    /// What an earlier process had recorded could not be read.
+    fn has_lost(&self) -> bool;
+}
+
+/// Keeps nothing.
+pub struct NoJournal;
+
+impl Journal for NoJournal {
+    fn record(&self, _: &[record::Record]) -> Result<(), Unrecorded> {
+        Ok(())
+    }
+
+    fn reserve(&self, _: u64) {}
+
+    fn problem(&self) -> Option<String> {
+        None
+    }
+
+    fn has_lost(&self) -> bool {
+        false
+    }
 }
 
 /// The machine-wide numbers that bind an acquire.

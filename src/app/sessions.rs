@@ -169,7 +169,10 @@ impl Sidecar {
             // Refused before the tenant's own step, which tells its own.
             let told = !matches!(
                 refused.reason,
-                Reason::SessionConflict | Reason::SessionEnded | Reason::LimitReached
+                Reason::SessionConflict
+                    | Reason::SessionEnded
+                    | Reason::LimitReached
+                    | Reason::Undecided
             );
             (refused.of(&tenant), told)
         })?;

@@ -61,7 +61,7 @@ pub enum Command {
     /// Takes a suspended tenant's sessions again
     #[command(after_help = "Examples:\n  tenantd resume acme")]
     Resume(OnTenant),
-    /// Sets a tenant's cap until the sidecar ends
+    /// Sets a tenant's cap at run time, until it is set to "default"
     #[command(
         after_help = "Examples:\n  tenantd cap acme 5\n  tenantd cap acme unlimited\n  tenantd cap acme default"
     )]

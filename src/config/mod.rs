@@ -102,6 +102,21 @@ impl Listen {
     }
 }
 
+/// Where it is kept what outlives the process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// It is kept.
+    pub enabled: bool,
+    /// The directory; none: the default rule.
+    pub path: Option<PathBuf>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self { enabled: true, path: None }
+    }
+}
+
 /// Every bound, with its default. `docs/config.md` says what happens at each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs, reason = "docs/config.md has a line for each")]
@@ -192,6 +207,8 @@ pub struct Config {
     pub listen: Listen,
     /// Tenants without an entry.
     pub unknown_tenants: UnknownTenants,
+    /// What outlives the process.
+    pub state: State,
     /// Bounds.
     pub limits: Limits,
     /// How long live sessions may run after a drain began.
@@ -236,6 +253,7 @@ impl Config {
             path: None,
             listen: Listen::default(),
             unknown_tenants: UnknownTenants::Accept,
+            state: State::default(),
             limits: Limits::default(),
             drain_timeout: Duration::from_secs(30),
             agents: BTreeMap::new(),
@@ -355,6 +373,7 @@ pub fn diff(old: &Config, new: &Config) -> Changes {
         ),
         ("listen.tcp", old.listen.tcp != new.listen.tcp),
         ("listen.tls", old.listen.tls != new.listen.tls),
+        ("state", old.state != new.state),
         ("sources", old.sources != new.sources),
         ("vault", old.vault != new.vault),
         ("audit", old.audit != new.audit),

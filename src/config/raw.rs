@@ -53,6 +53,8 @@ pub struct File {
     pub limits: Limits,
     /// The end.
     pub drain: Drain,
+    /// What outlives the process (restart).
+    pub state: State,
     /// Where tenants' entries come from beside this file (restart).
     pub sources: Vec<Source>,
     /// The secret store of vault: credentials (restart).
@@ -197,6 +199,15 @@ pub struct Limits {
 pub struct Drain {
     /// How long live sessions may run after SIGTERM. Default 30s.
     pub timeout: Option<Spanned<Span>>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct State {
+    /// False: a restart forgets all live sessions. Default true.
+    pub enabled: Option<bool>,
+    /// Absolute path of the state directory. Default: $STATE_DIRECTORY, else beside the socket.
+    pub path: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]

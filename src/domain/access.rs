@@ -169,6 +169,20 @@ impl TokenHash {
     }
 }
 
+/// As its digits: what is kept over a restart cannot be shown as the token.
+impl serde::Serialize for TokenHash {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&self.hex())
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for TokenHash {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let hex = <std::borrow::Cow<'de, str>>::deserialize(from)?;
+        Self::parse(&hex).ok_or_else(|| serde::de::Error::custom("is no SHA-256 in hexadecimal"))
+    }
+}
+
 impl fmt::Debug for TokenHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("TokenHash([redacted])")
@@ -447,13 +461,29 @@ impl Access {
     }
 }
 
-/// Who acquired a session.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Who acquired a session. Kept over a restart.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Owner {
     /// The identity.
+    #[serde(with = "shared_text")]
     pub identity: Option<Arc<str>>,
     /// The lease token, where the identity is shared.
+    #[serde(default)]
     pub lease: Option<TokenHash>,
+}
+
+mod shared_text {
+    use std::sync::Arc;
+
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    pub fn serialize<S: Serializer>(text: &Option<Arc<str>>, to: S) -> Result<S::Ok, S::Error> {
+        text.as_deref().serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Arc<str>>, D::Error> {
+        Ok(Option::<String>::deserialize(from)?.map(Into::into))
+    }
 }
 
 impl Owner {

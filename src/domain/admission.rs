@@ -4,11 +4,14 @@
 //! Each transition first lets time pass (due leases end, the breaker moves),
 //! then decides, and appends exactly one event for each thing that it changed.
 
+mod record;
+
 use std::{
     collections::{BTreeSet, HashMap},
     time::Duration,
 };
 
+pub use self::record::{CapChoice, Changes, LeaseRecord, Saved, Switches};
 use super::{
     access::{Claim, Owner},
     breaker::{self, Breaker, Ticket},
@@ -69,7 +72,7 @@ pub struct Waiting {
 }
 
 /// Who stopped a tenant.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Suspension {
     /// By whose hand.
     pub actor: Actor,
@@ -114,6 +117,9 @@ struct Lease {
     blamed: bool,
     /// Its worker has an open stream for it: it renews itself when it is due.
     held: bool,
+    /// The deadline last recorded: renewals that move it little are not worth a
+    /// record.
+    recorded: Timestamp,
     failure: Option<Failure>,
     /// Its key in `timers`. Renewals leave it and the timer re-arms itself when
     /// it fires early, so that a renewal costs no tree operation.
@@ -140,6 +146,7 @@ pub struct TenantState {
     totals: Totals,
     events_budget: Budget,
     last_used: Timestamp,
+    unrecorded: record::Unrecorded,
 }
 
 impl TenantState {
@@ -158,7 +165,14 @@ impl TenantState {
             totals: Totals::default(),
             events_budget: Budget::default(),
             last_used: now.mono,
+            unrecorded: record::Unrecorded::default(),
         }
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub const fn tenant(&self) -> &TenantId {
+        &self.tenant
     }
 
     fn cap(&self) -> Option<u32> {
@@ -344,6 +358,7 @@ impl TenantState {
             healthy_at: None,
             blamed: false,
             held: false,
+            recorded: deadline,
             failure: None,
             timer: deadline,
         };
@@ -355,6 +370,7 @@ impl TenantState {
         lease.timer = lease.next_wake();
         self.timers.insert((lease.timer, request.session.clone()));
         self.leases.insert(request.session.clone(), lease);
+        self.unrecorded.lease(&request.session);
         self.totals.started += 1;
         let kind = Kind::SessionAcquired {
             state,
@@ -397,6 +413,7 @@ impl TenantState {
         }
         let lease = self.leases.get_mut(id).ok_or_else(Rejection::session_unknown)?;
         let session = &mut lease.session;
+        let before = (session.ttl, session.state, session.worker.clone(), lease.held);
         session.ttl = renewal.ttl.unwrap_or(session.ttl);
         // A nameless sign of life (an event, a bare renewal) moves nothing.
         if let Some(worker) = &renewal.worker {
@@ -414,6 +431,11 @@ impl TenantState {
             out.push(Event::new(now, Subject::session(session), Kind::SessionActivated));
         }
         let session = session.clone();
+        let moved = session.deadline.since(lease.recorded) >= record::slack(session.ttl);
+        if moved || before != (session.ttl, session.state, session.worker.clone(), lease.held) {
+            lease.recorded = session.deadline;
+            self.unrecorded.lease(id);
+        }
         if lease.next_wake() < lease.timer {
             rearm(&mut self.timers, lease);
         }
@@ -462,6 +484,7 @@ impl TenantState {
         if first {
             self.totals.failures += 1;
         }
+        self.unrecorded.lease(id);
         out.push(Event::new(now, Subject::session(&session), Kind::FailureReported(failure)));
         let counted = self.sample(id, false, now, out);
         if end {
@@ -517,6 +540,8 @@ impl TenantState {
                 lease.blamed = blamed;
             }
             lease.session.deadline = lease.session.deadline.min(until);
+            lease.recorded = lease.session.deadline;
+            self.unrecorded.lease(&lease.session.id);
             if lease.next_wake() < lease.timer {
                 rearm(&mut self.timers, lease);
             }
@@ -534,6 +559,8 @@ impl TenantState {
                 session.state = State::Active;
                 session.deadline = now.mono.plus(session.ttl);
                 lease.blamed = false;
+                lease.recorded = session.deadline;
+                self.unrecorded.lease(&session.id);
             }
         }
     }
@@ -581,6 +608,7 @@ impl TenantState {
         if std::mem::replace(&mut lease.sampled, true) && !correction {
             return false;
         }
+        self.unrecorded.lease(id);
         let policy = &self.limits.breaker;
         let (counted, change) = if good {
             self.breaker.good(lease.ticket, now.mono, policy)
@@ -635,6 +663,18 @@ impl TenantState {
         out.push(Event::new(now, Subject::session(&lease.session), kind).by(actor));
     }
 
+    /// Takes a session just granted back, as if it had never been: its grant
+    /// could not be recorded.
+    pub fn take_back(&mut self, id: &SessionId) {
+        let Some(lease) = self.leases.remove(id) else { return };
+        self.timers.remove(&(lease.timer, id.clone()));
+        if lease.session.state == State::Pending {
+            self.pending -= 1;
+        }
+        self.breaker.give_back(lease.ticket);
+        self.totals.started -= 1;
+    }
+
     fn tell(&self, now: Now, kind: Kind, actor: Option<&Actor>, out: &mut Vec<Event>) {
         out.push(Event::new(now, Subject::tenant(&self.tenant), kind).by(actor));
     }
@@ -649,6 +689,7 @@ impl TenantState {
         out: &mut Vec<Event>,
     ) {
         let before = self.cap();
+        self.unrecorded.switches();
         self.cap_override = cap;
         let after = self.cap();
         self.tell(now, Kind::CapChanged { before, after }, Some(actor), out);
@@ -656,12 +697,14 @@ impl TenantState {
 
     /// Refuses new sessions.
     pub fn suspend(&mut self, actor: &Actor, now: Now, out: &mut Vec<Event>) {
+        self.unrecorded.switches();
         self.suspension = Some(Suspension { actor: actor.clone(), since: now });
         self.tell(now, Kind::Suspended, Some(actor), out);
     }
 
     /// Takes new sessions again.
     pub fn resume(&mut self, actor: &Actor, now: Now, out: &mut Vec<Event>) {
+        self.unrecorded.switches();
         self.suspension = None;
         self.tell(now, Kind::Resumed, Some(actor), out);
     }

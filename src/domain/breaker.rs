@@ -7,9 +7,11 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     limits::BreakerPolicy,
-    time::{Now, Timestamp},
+    time::{Now, Timestamp, nanos},
 };
 
 /// Buckets of the sliding window. With 12, a sample counts for between 11/12
@@ -17,7 +19,7 @@ use super::{
 const BUCKETS: usize = 12;
 
 /// What a session keeps of its admission.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ticket {
     period: u64,
     /// Admitted while half-open.
@@ -25,7 +27,8 @@ pub struct Ticket {
 }
 
 /// Current state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum State {
     /// Admits.
     Closed,
@@ -62,7 +65,7 @@ pub enum Change {
 }
 
 /// The breaker.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Breaker {
     state: State,
     period: u64,
@@ -211,6 +214,17 @@ impl Breaker {
         self.open(now, policy, duration, (bad, good + bad))
     }
 
+    /// Comes back after a restart, with `probes` of this period still live.
+    #[must_use]
+    pub fn resumed(mut self, tickets: impl Iterator<Item = Ticket>) -> Self {
+        let period = self.period;
+        if let State::HalfOpen { live, .. } = &mut self.state {
+            let held = tickets.filter(|ticket| ticket.period == period).count();
+            *live = u32::try_from(held).unwrap_or(u32::MAX);
+        }
+        self
+    }
+
     /// Closes and forgets all samples.
     pub fn reset(&mut self) -> Change {
         self.close()
@@ -278,19 +292,44 @@ impl Breaker {
 }
 
 /// Counts of the last `window`, in a ring of buckets.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Window {
     /// The window that the buckets were cut for: a reload may change it.
+    #[serde(with = "nanos")]
     cut_for: Duration,
+    #[serde(with = "filled")]
     buckets: [Bucket; BUCKETS],
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Bucket {
     /// Which stretch of time; 0 is never used.
     stretch: u64,
     good: u32,
     bad: u32,
+}
+
+/// Only the buckets that hold something are written: most are empty.
+mod filled {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    use super::{BUCKETS, Bucket};
+
+    pub fn serialize<S: Serializer>(ring: &[Bucket; BUCKETS], to: S) -> Result<S::Ok, S::Error> {
+        let filled = ring.iter().filter(|bucket| bucket.stretch != 0);
+        to.collect_seq(filled.map(|bucket| (bucket.stretch, bucket.good, bucket.bad)))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<[Bucket; BUCKETS], D::Error> {
+        let mut ring = [Bucket::default(); BUCKETS];
+        for (stretch, good, bad) in Vec::<(u64, u32, u32)>::deserialize(from)? {
+            let index = usize::try_from(stretch % BUCKETS as u64).unwrap_or(0);
+            if let Some(bucket) = ring.get_mut(index) {
+                *bucket = Bucket { stretch, good, bad };
+            }
+        }
+        Ok(ring)
+    }
 }
 
 impl Window {

@@ -11,7 +11,7 @@ use super::{
 };
 
 /// Who changed something by hand.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Actor {
     /// Identity from the connection.
     pub name: String,

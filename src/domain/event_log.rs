@@ -38,7 +38,14 @@ impl EventLog {
     /// An empty log that keeps at most so many events and about so many bytes.
     #[must_use]
     pub const fn new(max_entries: usize, max_weight: usize) -> Self {
-        Self { entries: VecDeque::new(), next: 1, weight: 0, max_entries, max_weight }
+        Self::resuming(max_entries, max_weight, 0)
+    }
+
+    /// As [`Self::new`], after an earlier run that gave sequences up to `head`
+    /// and whose entries are gone.
+    #[must_use]
+    pub const fn resuming(max_entries: usize, max_weight: usize, head: u64) -> Self {
+        Self { entries: VecDeque::new(), next: head + 1, weight: 0, max_entries, max_weight }
     }
 
     /// The last sequence given; 0 before the first.
@@ -69,9 +76,7 @@ impl EventLog {
     /// # Errors
     /// The range that is no longer held.
     pub fn after(&self, sequence: u64, max: usize) -> Result<Vec<Arc<Entry>>, Gap> {
-        let Some(oldest) = self.entries.front().map(|entry| entry.sequence) else {
-            return Ok(Vec::new());
-        };
+        let oldest = self.entries.front().map_or(self.next, |entry| entry.sequence);
         if sequence + 1 < oldest {
             return Err(Gap { from: sequence + 1, to: oldest - 1 });
         }
@@ -108,6 +113,16 @@ mod tests {
         assert_eq!(sequences(&log, 1), Err(Gap { from: 2, to: 2 }));
         assert_eq!(sequences(&log, 0), Err(Gap { from: 1, to: 2 }));
         assert_eq!(log.head(), 5);
+    }
+
+    #[test]
+    fn a_log_that_resumes_gives_no_sequence_twice_and_tells_what_it_no_longer_has() {
+        let mut log = EventLog::resuming(3, usize::MAX, 7);
+        assert_eq!(sequences(&log, 7), Ok(vec![]));
+        assert_eq!(sequences(&log, 4), Err(Gap { from: 5, to: 7 }));
+        log.append(event());
+        assert_eq!(sequences(&log, 7), Ok(vec![8]));
+        assert_eq!(sequences(&log, 0), Err(Gap { from: 1, to: 7 }));
     }
 
     #[test]

@@ -3,18 +3,27 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+use super::time::nanos;
+
 /// When a lease ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeasePolicy {
     /// How long a pending lease waits for its first sign of life.
+    #[serde(with = "nanos")]
     pub pending: Duration,
     /// How long an active lease lives without a renewal.
+    #[serde(with = "nanos")]
     pub ttl: Duration,
     /// Shortest TTL that a client may ask for.
+    #[serde(with = "nanos")]
     pub ttl_min: Duration,
     /// Longest TTL that a client may ask for.
+    #[serde(with = "nanos")]
     pub ttl_max: Duration,
     /// How long leases wait for a worker that went away.
+    #[serde(with = "nanos")]
     pub grace: Duration,
 }
 
@@ -31,23 +40,27 @@ impl Default for LeasePolicy {
 }
 
 /// When a breaker opens, and how it recovers.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct BreakerPolicy {
     /// Off: always closed, no samples.
     pub enabled: bool,
     /// How far back samples count.
+    #[serde(with = "nanos")]
     pub window: Duration,
     /// Fewest samples that can open it.
     pub min_samples: u32,
     /// Opens above this ratio of failures, strictly.
     pub failure_ratio: f64,
     /// First time open.
+    #[serde(with = "nanos")]
     pub cooldown: Duration,
     /// Longest time open, after doublings.
+    #[serde(with = "nanos")]
     pub cooldown_max: Duration,
     /// Sessions at once while half-open, and good ones needed to close.
     pub probes: u32,
     /// An active probe this old counts as a good one.
+    #[serde(with = "nanos")]
     pub probe_healthy_after: Duration,
 }
 
@@ -68,7 +81,7 @@ impl Default for BreakerPolicy {
 
 /// What the config says of a tenant: read once per decision, so that the
 /// numbers, the standing and the version cannot come from two configs.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Terms {
     /// It has an entry of its own.
     pub known: bool,
@@ -78,6 +91,7 @@ pub struct Terms {
     pub version: String,
     /// Later states of the config have higher ones. Among those of one number
     /// nothing differs.
+    #[serde(skip)]
     pub generation: u64,
     /// The latest change among its credentials; none: not known.
     pub credentials: Option<u64>,
@@ -112,7 +126,7 @@ impl Terms {
 }
 
 /// All numbers that bind one tenant's sessions.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct TenantLimits {
     /// Most live sessions; none: no limit.
     pub cap: Option<u32>,

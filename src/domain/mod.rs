@@ -21,6 +21,7 @@ pub mod event;
 pub mod event_log;
 pub mod limits;
 pub mod provider;
+pub mod record;
 pub mod reject;
 pub mod session;
 pub mod tenant;

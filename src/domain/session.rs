@@ -2,11 +2,13 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     access::Owner,
     reject::Rejection,
     tenant::TenantId,
-    time::{Now, Timestamp},
+    time::{Now, Timestamp, nanos},
 };
 
 /// Longest session id, agent name and worker id, in characters.
@@ -62,6 +64,20 @@ macro_rules! client_id {
             }
         }
 
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                to.serialize_str(&self.0)
+            }
+        }
+
+        /// As strict as `parse`: what is read back is no more to be trusted.
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                let text = <std::borrow::Cow<'de, str>>::deserialize(from)?;
+                Self::parse(&text).map_err(serde::de::Error::custom)
+            }
+        }
+
         impl std::borrow::Borrow<str> for $name {
             fn borrow(&self) -> &str {
                 &self.0
@@ -87,7 +103,8 @@ client_id!(
 );
 
 /// Where a lease stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum State {
     /// Acquired; no sign of life yet from the process that is to run it.
     Pending,
@@ -110,7 +127,8 @@ impl State {
 }
 
 /// How a session ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// Well: a good sample.
     Success,
@@ -194,7 +212,7 @@ impl Renewal {
 }
 
 /// What failed in a session, in the client's words.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Failure {
     /// Provider slot to blame; may be empty.
     pub slot: String,
@@ -204,14 +222,16 @@ pub struct Failure {
     pub message: String,
 }
 
-/// A live session as others may see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A live session as others may see it. Kept over a restart as it is: a field
+/// that is added needs a serde default, for what an earlier version wrote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
     /// Its id.
     pub id: SessionId,
     /// Its tenant.
     pub tenant: TenantId,
     /// Who acquired it.
+    #[serde(default)]
     pub owner: Owner,
     /// The agent class that serves it.
     pub agent: Option<AgentName>,
@@ -224,6 +244,7 @@ pub struct Session {
     /// When the lease ends unless renewed.
     pub deadline: Timestamp,
     /// How long a renewal carries it.
+    #[serde(with = "nanos")]
     pub ttl: Duration,
     /// Admitted by a half-open breaker.
     pub probe: bool,

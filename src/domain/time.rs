@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-/// A reading of the monotonic clock: time since an origin that only the
-/// process knows. Leases and breakers are decided by this one alone, so that a
-/// jump of the wall clock changes nothing.
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A reading of the monotonic clock: time since an origin that is the same for
+/// all processes until the machine boots again. Leases and breakers are decided
+/// by this one alone, so that a jump of the wall clock changes nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(Duration);
 
@@ -37,12 +39,46 @@ impl Timestamp {
     }
 }
 
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        nanos::serialize(&self.0, to)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        nanos::deserialize(from).map(Self)
+    }
+}
+
+/// Durations as whole nanoseconds: enough for five centuries.
+pub mod nanos {
+    use super::{Deserialize as _, Deserializer, Duration, Serializer};
+
+    /// Writes one.
+    ///
+    /// # Errors
+    /// The format's.
+    pub fn serialize<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// Reads one.
+    ///
+    /// # Errors
+    /// The format's.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        u64::deserialize(from).map(Duration::from_nanos)
+    }
+}
+
 /// The time of one decision, read once at its start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Now {
     /// Decides.
     pub mono: Timestamp,
     /// Is shown to people: time since the Unix epoch.
+    #[serde(with = "nanos")]
     pub wall: Duration,
 }
 

@@ -1,17 +1,14 @@
 //! Puts the parts together: binds, serves, drains, ends.
 
 mod accept;
+mod clock;
 mod reload;
 mod socket;
+mod state;
 mod threads;
 mod tls;
 
-use std::{
-    fs,
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
-};
+use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
@@ -28,14 +25,11 @@ use crate::{
     app::{
         Parts, Sidecar,
         events::EventHub,
-        ports::{AuditSink, Clock, LogFilter, Process},
+        ports::{AuditSink, Changed, Clock as _, LogFilter, Process},
     },
     audit,
     config::{AuditPath, Config},
-    domain::{
-        audit::action,
-        time::{Now, Timestamp},
-    },
+    domain::audit::action,
     grpc::{
         admin_service::Admin, direct::Direct, session_service::Sessions, watch_service::Watches,
     },
@@ -72,18 +66,6 @@ impl LogFilter for Log {
     }
 }
 
-/// The machine's clocks.
-struct SystemClock(Instant);
-
-impl Clock for SystemClock {
-    fn now(&self) -> Now {
-        Now {
-            mono: Timestamp::new(self.0.elapsed()),
-            wall: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
-        }
-    }
-}
-
 /// This process.
 struct ThisProcess;
 
@@ -98,6 +80,7 @@ pub struct Bound {
     /// The sidecar.
     pub sidecar: Arc<Sidecar>,
     sources: Sources,
+    kept: state::Kept,
     unix: Option<(UnixListener, PathBuf)>,
     tcp: Option<TcpListener>,
     tls: Option<Arc<tls::Tls>>,
@@ -142,12 +125,22 @@ pub async fn bind(config: Config, listeners: Listeners) -> anyhow::Result<Bound>
     };
     let limits = config.limits.clone();
     let config_path = config.path.clone();
-    let events = Arc::new(EventHub::new(limits.events_kept, limits.events_kept_bytes));
+    let clock = clock::SystemClock::default();
+    let port = listeners.tcp.map(|address| address.port());
+    let found = state::open(&config.state, (unix.as_ref().map(|(_, path)| path.as_path()), port))?;
+    let events = Arc::new(EventHub::new(
+        (limits.events_kept, limits.events_kept_bytes),
+        found.epoch.clone(),
+        found.head,
+        Arc::clone(&found.journal),
+    ));
     let store = Arc::new(MemoryStore::new(
         Arc::<EventHub>::clone(&events),
-        limits.ended_remembered,
-        limits.ended_remembered_for,
+        Arc::clone(&found.journal),
+        (limits.ended_remembered, limits.ended_remembered_for),
     ));
+    let journal = Arc::clone(&found.journal);
+    let kept = found.restore(&store, &events, clock.now()).await;
     let scraped = match config.prometheus {
         Some(address) => Some(TcpListener::bind(address).await.map_err(|error| {
             anyhow::anyhow!("telemetry.prometheus: cannot listen on {address}: {error}")
@@ -171,12 +164,25 @@ pub async fn bind(config: Config, listeners: Listeners) -> anyhow::Result<Bound>
         meter: Arc::new(telemetry::AcquireTimes::new(Arc::clone(&labels))),
         log: Arc::new(Log),
         audit,
-        clock: Arc::new(SystemClock(Instant::now())),
+        clock: Arc::new(clock),
         process: Arc::new(ThisProcess),
+        journal,
         events,
     }));
     let scrape = scraped.zip(registry);
-    Ok(Bound { sidecar, sources, unix, tcp, tls, config_path, looked, scrape, labels, exports })
+    Ok(Bound {
+        sidecar,
+        sources,
+        kept,
+        unix,
+        tcp,
+        tls,
+        config_path,
+        looked,
+        scrape,
+        labels,
+        exports,
+    })
 }
 
 /// The audit log, where one is kept.
@@ -214,14 +220,27 @@ impl Bound {
         force: impl Future<Output = ()> + Send,
         ready: impl FnOnce(),
     ) -> anyhow::Result<()> {
-        let Self { sidecar, sources, unix, tcp, tls, config_path, looked, scrape, labels, exports } =
-            self;
+        let Self {
+            sidecar,
+            sources,
+            kept,
+            unix,
+            tcp,
+            tls,
+            config_path,
+            looked,
+            scrape,
+            labels,
+            exports,
+        } = self;
         let limits = sidecar.config().limits.clone();
         let socket_path = unix.as_ref().map(|(_, path)| path.clone());
         let (closed, closings) = mpsc::unbounded_channel();
         let places = Arc::new(Semaphore::new(limits.max_connections));
         let mut tasks = JoinSet::new();
         let (told, changes) = mpsc::channel(CHANGES);
+        // Tenants that came back are brought to the config as it is now.
+        let _ = told.try_send(Changed::All);
         tasks.spawn(Arc::clone(&sources.chain).watch(told));
         tasks.spawn(Arc::clone(&sidecar).follow_sources(changes));
         tasks.spawn(Arc::clone(&sidecar).tell_workers());
@@ -232,6 +251,7 @@ impl Bound {
         }
         tasks.spawn(accept::bury(Arc::clone(&sidecar), closings));
         tasks.spawn(pass_time(Arc::clone(&sidecar)));
+        tasks.spawn(kept.clone().keep());
         let latest = telemetry::latest();
         tasks.spawn(telemetry::follow(Arc::clone(&sidecar), labels, Arc::clone(&latest)));
         if let Some((listener, registry)) = scrape {
@@ -283,6 +303,7 @@ impl Bound {
         }
         drop(accept);
         set_health(&health, true).await;
+        tasks.spawn(kept.clone().tell_health(Arc::clone(&sidecar), health.clone()));
         ready();
         let drained = drained(&sidecar, &health);
         tokio::select! {
@@ -301,6 +322,7 @@ impl Bound {
         let left = json!({ "live_sessions": sidecar.live().await });
         note(&sidecar, action::END, left).await;
         tasks.shutdown().await;
+        kept.close();
         // The last figures are sent by threads that may wait for a collector.
         let _ = tokio::task::spawn_blocking(move || drop(exports)).await;
         Ok(())

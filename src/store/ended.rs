@@ -6,12 +6,17 @@ use std::{
     time::Duration,
 };
 
+use crate::app::ports::{Journal, Unrecorded};
 use crate::domain::{
     access::Owner,
+    record::Record,
     session::{Outcome, SessionId},
     tenant::TenantId,
     time::Timestamp,
 };
+
+/// How many are recorded at a time: the memory is locked meanwhile.
+const RECORD_BATCH: usize = 256;
 
 /// How a remembered session ended.
 #[derive(Debug, Clone)]
@@ -24,11 +29,22 @@ pub struct Ending {
     pub outcome: Outcome,
 }
 
+impl Ending {
+    /// What is recorded of it.
+    #[must_use]
+    pub fn record(&self, session: SessionId, at: Timestamp) -> Record {
+        let Self { tenant, owner, outcome } = self.clone();
+        Record::Ended { session, tenant, owner, outcome, at }
+    }
+}
+
 /// The memory. At its bound the oldest id is forgotten first.
 #[derive(Debug)]
 pub struct Ended {
     by_id: HashMap<SessionId, Ending>,
     order: VecDeque<(Timestamp, SessionId)>,
+    /// How many have been forgotten, so that each has a number that stays.
+    forgotten: usize,
     max: usize,
     keep: Duration,
 }
@@ -37,7 +53,7 @@ impl Ended {
     /// Remembers at most `max` ids, for `keep`.
     #[must_use]
     pub fn new(max: usize, keep: Duration) -> Self {
-        Self { by_id: HashMap::new(), order: VecDeque::new(), max, keep }
+        Self { by_id: HashMap::new(), order: VecDeque::new(), forgotten: 0, max, keep }
     }
 
     /// Remembers one.
@@ -54,6 +70,27 @@ impl Ended {
         self.by_id.get(id)
     }
 
+    /// Records some, from the one numbered `from` on; where to go on, if there are
+    /// more.
+    ///
+    /// # Errors
+    /// When they could not be recorded.
+    pub fn record(&self, from: usize, journal: &dyn Journal) -> Result<Option<usize>, Unrecorded> {
+        let skip = from.saturating_sub(self.forgotten);
+        let some = self.order.iter().skip(skip).take(RECORD_BATCH);
+        let records: Vec<_> = some
+            .filter_map(|(at, id)| {
+                let ending = self.by_id.get(id)?;
+                Some(ending.record(id.clone(), *at))
+            })
+            .collect();
+        if !records.is_empty() {
+            journal.record(&records)?;
+        }
+        let next = skip + RECORD_BATCH;
+        Ok((next < self.order.len()).then_some(self.forgotten + next))
+    }
+
     /// Forgets what is over the bounds.
     pub fn forget(&mut self, now: Timestamp) {
         while let Some((at, _)) = self.order.front() {
@@ -61,6 +98,7 @@ impl Ended {
                 break;
             }
             if let Some((_, id)) = self.order.pop_front() {
+                self.forgotten += 1;
                 self.by_id.remove(&id);
             }
         }

@@ -21,13 +21,15 @@ use parking_lot::Mutex;
 use super::ended::{Ended, Ending};
 use crate::{
     app::ports::{
-        Change, EventSink, Publish, SessionStore, SharedCaps, StoreTotals, TenantSnapshot,
+        Change, EventSink, Journal, Publish, SessionStore, SharedCaps, StoreTotals, TenantSnapshot,
+        Unrecorded,
     },
     domain::{
         access::{Claim, Owner},
-        admission::{Acquire, Grant, TenantState, View, Waiting},
+        admission::{Acquire, Changes, Grant, TenantState, View, Waiting},
         event::{Actor, Event, Kind, Subject},
         limits::Terms,
+        record::{Image, Record},
         reject::{Reason, Rejection},
         session::{AgentName, EndCause, Failure, Outcome, Renewal, Session, SessionId, WorkerId},
         tenant::TenantId,
@@ -50,6 +52,15 @@ struct Tenant {
 }
 
 impl Tenant {
+    fn new(state: TenantState, terms: Terms) -> Self {
+        let slot = Slot { state, terms, recorded: None, gone: false };
+        Self {
+            next_due: AtomicU64::new(NEVER),
+            next_sweep: AtomicU64::new(NEVER),
+            slot: Mutex::new(slot),
+        }
+    }
+
     fn is_due(&self, due: u64) -> bool {
         self.next_due.load(Ordering::Acquire) <= due
     }
@@ -59,6 +70,8 @@ struct Slot {
     state: TenantState,
     /// What it runs on.
     terms: Terms,
+    /// Of what version and numbers the terms are recorded.
+    recorded: Option<Terms>,
     /// Dropped from the table: whoever still holds it must look again.
     gone: bool,
 }
@@ -84,13 +97,18 @@ pub struct MemoryStore {
     started: AtomicU64,
     failures: AtomicU64,
     sink: Arc<dyn EventSink>,
+    journal: Arc<dyn Journal>,
 }
 
 impl MemoryStore {
     /// An empty store that remembers at most `ended` ids of ended sessions, for
     /// `ended_for`.
     #[must_use]
-    pub fn new(sink: Arc<dyn EventSink>, ended: usize, ended_for: Duration) -> Self {
+    pub fn new(
+        sink: Arc<dyn EventSink>,
+        journal: Arc<dyn Journal>,
+        (ended, ended_for): (usize, Duration),
+    ) -> Self {
         Self {
             tenants: DashMap::new(),
             index: DashMap::new(),
@@ -102,6 +120,7 @@ impl MemoryStore {
             started: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             sink,
+            journal,
         }
     }
 
@@ -129,16 +148,8 @@ impl MemoryStore {
                         Rejection::limit_reached("tenants without a config entry", max_unknown)
                     })?;
                 }
-                let slot = Slot {
-                    state: TenantState::new(tenant.clone(), terms.limits, now),
-                    terms: terms.clone(),
-                    gone: false,
-                };
-                let made = Arc::new(Tenant {
-                    next_due: AtomicU64::new(NEVER),
-                    next_sweep: AtomicU64::new(NEVER),
-                    slot: Mutex::new(slot),
-                });
+                let state = TenantState::new(tenant.clone(), terms.limits, now);
+                let made = Arc::new(Tenant::new(state, terms.clone()));
                 Ok(Arc::clone(&place.insert(made)))
             }
         }
@@ -152,6 +163,18 @@ impl MemoryStore {
         now: Now,
         decide: impl FnOnce(&mut Slot, &mut Vec<Event>) -> R,
     ) -> Option<R> {
+        self.recorded_step(tenant, now, decide, |_, _, result| result)
+    }
+
+    /// As [`Self::step`]; `undo` is asked when what was decided could not be
+    /// recorded.
+    fn recorded_step<R>(
+        &self,
+        tenant: &Tenant,
+        now: Now,
+        decide: impl FnOnce(&mut Slot, &mut Vec<Event>) -> R,
+        undo: impl FnOnce(&mut Slot, &mut Vec<Event>, R) -> R,
+    ) -> Option<R> {
         let mut slot = tenant.slot.lock();
         if slot.gone {
             return None;
@@ -162,8 +185,18 @@ impl MemoryStore {
         // that is due has ended by now, also for a retry of its own id.
         slot.state.expire(now, &mut events);
         let due = events.len();
+        if due > 0 {
+            // Before it is booked: another tenant may take its place on the
+            // machine. What could not be recorded comes back and ends again.
+            let _ = self.record(&mut slot, &events, now);
+        }
         events.iter().for_each(|event| self.book(&slot.state, event, now));
-        let result = decide(&mut slot, &mut events);
+        let mut result = decide(&mut slot, &mut events);
+        // Before anybody is told: what was told must outlive the process.
+        let decided = events.get(due..).unwrap_or_default();
+        if self.record(&mut slot, decided, now).is_err() {
+            result = undo(&mut slot, &mut events, result);
+        }
         events.iter().skip(due).for_each(|event| self.book(&slot.state, event, now));
         let after = slot.state.totals();
         self.started.fetch_add(after.started - before.started, Ordering::Relaxed);
@@ -178,6 +211,96 @@ impl MemoryStore {
         Some(result)
     }
 
+    /// Records what a step changed.
+    fn record(&self, slot: &mut Slot, events: &[Event], now: Now) -> Result<(), Unrecorded> {
+        let tenant = slot.state.tenant();
+        let ended = events.iter().filter_map(|event| match (&event.kind, &event.subject.session) {
+            (Kind::SessionEnded { outcome, .. }, Some(session)) => {
+                let owner = self.index.get(session).map(|holder| holder.owner.clone());
+                let owner = owner.unwrap_or_default();
+                let ending = Ending { tenant: tenant.clone(), owner, outcome: *outcome };
+                Some(ending.record(session.clone(), now.mono))
+            }
+            _ => None,
+        });
+        let mut records: Vec<Record> = ended.collect();
+        if slot.recorded.as_ref() != Some(&slot.terms) {
+            slot.recorded = Some(slot.terms.clone());
+            records.push(Record::Terms { tenant: tenant.clone(), terms: slot.terms.clone() });
+        }
+        let changes = slot.state.take_changes();
+        push(&mut records, slot.state.tenant(), changes);
+        if records.is_empty() { Ok(()) } else { self.journal.record(&records) }
+    }
+
+    /// Records some of the ended sessions anew, from the one numbered `from` on;
+    /// where to go on, if there are more. After the tenants: whatever was recorded
+    /// in the file before has been booked when its tenant could be locked.
+    ///
+    /// # Errors
+    /// When they could not be recorded.
+    pub fn record_ended(&self, from: usize) -> Result<Option<usize>, Unrecorded> {
+        self.ended.lock().record(from, &*self.journal)
+    }
+
+    /// Records a tenant anew, while others go on.
+    ///
+    /// # Errors
+    /// When it could not be recorded.
+    pub fn record_tenant(&self, tenant: &TenantId) -> Result<(), Unrecorded> {
+        let Some(found) = self.find(tenant) else { return Ok(()) };
+        let mut slot = found.slot.lock();
+        if slot.gone {
+            return Ok(());
+        }
+        let terms = slot.terms.clone();
+        slot.recorded = Some(terms.clone());
+        let mut records = vec![Record::Terms { tenant: tenant.clone(), terms }];
+        push(&mut records, tenant, slot.state.record());
+        self.journal.record(&records)
+    }
+
+    /// Takes over what an earlier process recorded, before the first call.
+    /// Sessions that cannot be live any more end at once.
+    pub fn restore(&self, image: Image, rebooted: bool, now: Now) {
+        let mut ended: Vec<_> = image.ended.into_iter().collect();
+        ended.sort_unstable_by_key(|(_, ended)| ended.at);
+        for (id, of) in ended {
+            let ending = Ending { tenant: of.tenant, owner: of.owner, outcome: of.outcome };
+            // Over a boot nobody retries.
+            if !rebooted {
+                self.ended.lock().insert(id, ending, of.at);
+            }
+        }
+        for (id, (mut terms, saved)) in image.tenants {
+            if !saved.leases.is_empty() {
+                // Config and keys may have changed meanwhile: live sessions are
+                // told once too often rather than once too little.
+                (terms.version, terms.credentials) = (String::new(), None);
+            }
+            for lease in saved.leases.values() {
+                let session = &lease.session;
+                let holder = Holder { tenant: id.clone(), owner: session.owner.clone() };
+                self.index.insert(session.id.clone(), holder);
+                self.live.fetch_add(1, Ordering::AcqRel);
+                if let Some(agent) = &session.agent {
+                    *self.agents.entry(agent.clone()).or_insert(0) += 1;
+                }
+                self.count_worker(session.worker.as_ref(), &id, 1);
+            }
+            if !terms.known {
+                self.unknown.fetch_add(1, Ordering::AcqRel);
+            }
+            let state = TenantState::restore(id.clone(), terms.limits, saved, rebooted, now);
+            let tenant = Arc::new(Tenant::new(state, terms));
+            self.tenants.insert(id, Arc::clone(&tenant));
+            // Also sets when it is due.
+            while self.step(&tenant, now, |slot, events| slot.state.expire(now, events))
+                == Some(true)
+            {}
+        }
+    }
+
     /// Brings a tenant to `terms`, unless it is on later ones; true when users
     /// must be told.
     fn reconfigure(
@@ -189,6 +312,7 @@ impl MemoryStore {
         events: &mut Vec<Event>,
     ) -> bool {
         let was_known = slot.terms.known;
+        let limits = slot.terms.limits;
         let changed = slot.terms.update(terms);
         match (was_known, slot.terms.known) {
             (true, false) => _ = self.unknown.fetch_add(1, Ordering::AcqRel),
@@ -198,6 +322,8 @@ impl MemoryStore {
         if changed {
             let kind = Kind::ConfigChanged { version: slot.terms.told() };
             events.push(Event::new(now, Subject::tenant(tenant), kind));
+        }
+        if changed || limits != slot.terms.limits {
             slot.state.configure(slot.terms.limits, now, events);
         }
         changed
@@ -218,15 +344,7 @@ impl MemoryStore {
             }
             Kind::SessionEnded { outcome, .. } => {
                 let holder = self.index.remove(id).map(|(_, holder)| holder.owner);
-                self.live.fetch_sub(1, Ordering::AcqRel);
-                if let Some(agent) = agent
-                    && let Entry::Occupied(mut count) = self.agents.entry(agent.clone())
-                {
-                    *count.get_mut() -= 1;
-                    if *count.get() == 0 {
-                        count.remove();
-                    }
-                }
+                self.give_shared_back(agent.as_ref());
                 self.count_worker(worker.as_ref(), tenant, -1);
                 let owner = holder.unwrap_or_default();
                 let ending = Ending { tenant: tenant.clone(), owner, outcome: *outcome };
@@ -275,6 +393,30 @@ impl MemoryStore {
                 Err(self.not_live(id, claim))
             }
             Some(result) => result.map_err(|refused| refused.of(&tenant)),
+        }
+    }
+
+    /// A session just granted was not: its grant could not be recorded, and a
+    /// restart would forget it and open the cap.
+    fn take_back(&self, slot: &mut Slot, events: &mut Vec<Event>, session: &Session) {
+        slot.state.take_back(&session.id);
+        events.retain(|event| {
+            event.subject.session.as_ref() != Some(&session.id)
+                || !matches!(event.kind, Kind::SessionAcquired { .. })
+        });
+        self.index.remove(&session.id);
+        self.give_shared_back(session.agent.as_ref());
+    }
+
+    fn give_shared_back(&self, agent: Option<&AgentName>) {
+        self.live.fetch_sub(1, Ordering::AcqRel);
+        if let Some(agent) = agent
+            && let Entry::Occupied(mut count) = self.agents.entry(agent.clone())
+        {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
         }
     }
 
@@ -348,7 +490,7 @@ impl SessionStore for MemoryStore {
     ) -> Result<Grant, Rejection> {
         loop {
             let found = self.find_or_make(tenant, terms, caps.unknown_tenants, now)?;
-            let decided = self.step(&found, now, |slot, events| {
+            let decide = |slot: &mut Slot, events: &mut Vec<Event>| {
                 // In the same step: a cap that was changed before this acquire
                 // asked for the config holds for it.
                 self.reconfigure(slot, tenant, terms, now, events);
@@ -362,6 +504,11 @@ impl SessionStore for MemoryStore {
                     } else {
                         Rejection::session_conflict().of(tenant)
                     });
+                }
+                if live.is_none()
+                    && let Some(problem) = self.journal.problem()
+                {
+                    return Err(unrecorded(&problem).of(tenant));
                 }
                 let place = match self.index.entry(request.session.clone()) {
                     Entry::Occupied(holder) if holder.get().tenant != *tenant => {
@@ -393,8 +540,18 @@ impl SessionStore for MemoryStore {
                     Err(_) => {}
                 }
                 granted
-            });
-            if let Some(result) = decided {
+            };
+            let undo =
+                |slot: &mut Slot, events: &mut Vec<Event>, granted: Result<Grant, _>| match granted
+                {
+                    Ok(grant) if grant.created => {
+                        self.take_back(slot, events, &grant.session);
+                        let problem = self.journal.problem().unwrap_or_default();
+                        Err(unrecorded(&problem).of(tenant))
+                    }
+                    other => other,
+                };
+            if let Some(result) = self.recorded_step(&found, now, decide, undo) {
                 return result;
             }
         }
@@ -624,4 +781,21 @@ impl SessionStore for MemoryStore {
             tenants: u32::try_from(self.tenants.len()).unwrap_or(u32::MAX),
         }
     }
+}
+
+fn push(records: &mut Vec<Record>, tenant: &TenantId, changes: Changes) {
+    records.extend(changes.leases.into_iter().map(|lease| Record::Lease(Box::new(lease))));
+    if let Some(breaker) = changes.breaker {
+        records.push(Record::Breaker { tenant: tenant.clone(), breaker });
+    }
+    if let Some(switches) = changes.switches {
+        records.push(Record::Switches { tenant: tenant.clone(), switches });
+    }
+}
+
+fn unrecorded(problem: &str) -> Rejection {
+    Rejection::new(
+        Reason::Undecided,
+        format!("a restart would forget a new session: the state cannot be written: {problem}"),
+    )
 }

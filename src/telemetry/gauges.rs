@@ -57,6 +57,12 @@ pub fn observe(meter: &Meter, latest: &Latest, tenants: &Arc<TenantLabels>) {
     gauges.whole(names::RELOAD_FAILED, "1 when the last reload was refused", |of| {
         of.reload_failed.into()
     });
+    gauges.whole(names::STATE_FAILING, "1 while the state cannot be written", |of| {
+        of.state_failing.into()
+    });
+    gauges.whole(names::STATE_LOST, "1 when the state of the run before could not be read", |of| {
+        of.state_lost.into()
+    });
     let latest = Arc::clone(&gauges.latest);
     meter
         .u64_observable_counter(names::CALLS_DENIED)

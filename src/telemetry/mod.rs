@@ -84,7 +84,7 @@ pub async fn follow(sidecar: Arc<Sidecar>, tenants: Arc<TenantLabels>, latest: L
     let mut head = sidecar.events.subscribe();
     let mut read = tokio::time::interval(READ_EVERY);
     read.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut place = 0;
+    let mut place = sidecar.events.start();
     loop {
         match sidecar.events.after(place) {
             Ok(entries) if entries.is_empty() => {

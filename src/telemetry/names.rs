@@ -72,6 +72,10 @@ pub const AUDIT_HEAD: &str = "tenantd.audit.head";
 pub const AUDIT_WAITING: &str = "tenantd.audit.waiting";
 /// 1 while the audit log takes no records, and admin calls are refused.
 pub const AUDIT_FAILING: &str = "tenantd.audit.failing";
+/// 1 while the state that outlives the process cannot be written.
+pub const STATE_FAILING: &str = "tenantd.state.failing";
+/// 1 when the state of the run before could not be read.
+pub const STATE_LOST: &str = "tenantd.state.lost";
 /// 1, with the version.
 pub const BUILD_INFO: &str = "tenantd.build.info";
 /// How long calls took, in seconds: semantic conventions for RPC.

@@ -249,7 +249,9 @@ fn room(running: &Running, bytes: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_admin_actions_and_admits_sessions() {
-    let running = Start { config: "[tenants.acme]\ncap=3\n", ..Start::default() }.run();
+    // The audit log's disk, not the state's.
+    let config = "[state]\nenabled=false\n[tenants.acme]\ncap=3\n";
+    let running = Start { config, ..Start::default() }.run();
     eventually("it has begun", || !records(&running.audit()).is_empty());
     let mut admin = AdminServiceClient::new(running.channel().await);
     let mut sessions = SessionServiceClient::new(running.channel().await);
@@ -267,7 +269,7 @@ async fn a_full_disk_refuses_admin_actions_and_admits_sessions() {
         sessions.release_session(release(&format!("s{n}"))).await.unwrap();
     }
     // Who edits the file is heeded, and it is recorded when that is possible again.
-    private(&running.config(), "[tenants.acme]\ncap=4\n");
+    private(&running.config(), "[state]\nenabled=false\n[tenants.acme]\ncap=4\n");
     eventually("the edit holds", || {
         text(&running.call(&["tenants", "acme"])).contains("cap                      4")
     });

@@ -10,6 +10,7 @@ mod backend;
 mod certificates;
 mod listeners;
 mod memory;
+mod restart;
 mod secrets;
 mod signals;
 mod snapshot;

@@ -91,11 +91,16 @@ async fn a_key_leaves_only_in_the_reply_to_its_own_tenants_session() {
     let audit = fs::read_to_string(running.audit()).unwrap();
     assert!(audit.contains("tenant.suspend") && audit.contains("config.reload"), "{audit}");
     seen.push_str(&audit);
+    let state = fs::read_dir(running.dir.path().join("s.state")).unwrap();
+    for file in state {
+        seen.push_str(&fs::read_to_string(file.unwrap().path()).unwrap());
+    }
+    assert!(seen.contains(r#"{"is":"ended","#), "the state was not looked at");
     for canary in CANARIES {
         assert!(!seen.contains(canary), "{canary} leaked");
     }
     let socket_folder = fs::read_dir(running.dir.path()).unwrap().count();
-    assert_eq!(socket_folder, 2, "only the config and the audit log are left behind");
+    assert_eq!(socket_folder, 3, "only the config, the state and the audit log are left behind");
 }
 
 /// A tenant whose key is in an entry itself, over each source; the tokens that the

@@ -128,6 +128,15 @@ impl Running {
     pub fn restart(&mut self, signal: &str) {
         self.signal(signal);
         self.ends();
+        self.start_again();
+    }
+
+    pub fn kill(&mut self) {
+        self.signal("KILL");
+        self.ends();
+    }
+
+    pub fn start_again(&mut self) {
         (self.child, self.said) = ready(&mut self.command);
     }
 

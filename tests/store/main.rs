@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod model;
+mod restart;
 mod suite;
 mod support;
 
@@ -10,12 +11,12 @@ use std::{sync::Arc, time::Duration};
 
 use proptest::prelude::*;
 use tenantd::{
-    app::ports::{EventSink, SessionStore},
+    app::ports::{EventSink, NoJournal, SessionStore},
     store::memory::MemoryStore,
 };
 
 fn memory(sink: Arc<dyn EventSink>) -> Arc<dyn SessionStore> {
-    Arc::new(MemoryStore::new(sink, 100_000, Duration::from_secs(100_000)))
+    Arc::new(MemoryStore::new(sink, Arc::new(NoJournal), (100_000, Duration::from_secs(100_000))))
 }
 
 /// Each case of the suite as a test of its own, for one kind of store.
@@ -54,6 +55,11 @@ proptest! {
 
     #[test]
     fn no_interleaving_breaks_a_cap_loses_a_slot_or_touches_a_sibling(ops in prop::collection::vec(model::op(), 1..120)) {
-        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(model::play(memory, ops));
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(model::play(async |sink, _| memory(sink), ops));
+    }
+
+    #[test]
+    fn no_restart_forgets_a_session_frees_a_slot_or_changes_a_breaker(ops in prop::collection::vec(restart::op(), 1..80)) {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(restart::play(ops));
     }
 }

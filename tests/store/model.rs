@@ -6,10 +6,10 @@ use std::{
     time::Duration,
 };
 
-use crate::support::{Log, Make};
+use crate::support::Log;
 use proptest::prelude::*;
 use tenantd::{
-    app::ports::SharedCaps,
+    app::ports::{EventSink, SessionStore, SharedCaps, TenantSnapshot},
     domain::{
         access::{Claim, Owner},
         admission::Acquire,
@@ -27,15 +27,55 @@ const MACHINE: u32 = 5;
 
 #[derive(Debug, Clone)]
 pub enum Op {
-    Acquire { tenant: usize, session: u8, worker: u8, activate: bool },
-    Renew { session: u8 },
-    Hold { session: u8, worker: u8 },
-    Release { session: u8, outcome: Outcome },
-    Report { session: u8, end: bool },
-    Detach { worker: u8 },
-    Attach { worker: u8 },
-    Wait { millis: u64 },
-    Cap { tenant: usize, cap: u32 },
+    Acquire {
+        tenant: usize,
+        session: u8,
+        worker: u8,
+        activate: bool,
+    },
+    Renew {
+        session: u8,
+    },
+    Hold {
+        session: u8,
+        worker: u8,
+    },
+    Release {
+        session: u8,
+        outcome: Outcome,
+    },
+    Report {
+        session: u8,
+        end: bool,
+    },
+    Detach {
+        worker: u8,
+    },
+    Attach {
+        worker: u8,
+    },
+    Wait {
+        millis: u64,
+    },
+    Cap {
+        tenant: usize,
+        cap: u32,
+    },
+    /// The process is killed, and another one takes over.
+    Restart,
+}
+
+/// What a restart may not change. Leases may be longer, and wait for a sign of
+/// life.
+fn lasting(snapshot: &TenantSnapshot) -> String {
+    let mut sessions: Vec<_> = snapshot
+        .sessions
+        .iter()
+        .map(|s| format!("{} {:?} {:?} {} {}", s.id, s.worker, s.acquired, s.probe, s.failed))
+        .collect();
+    sessions.sort();
+    let view = &snapshot.view;
+    format!("{sessions:?} {:?} {:?} {:?} {}", view.breaker, view.probes, view.cap, view.pending)
 }
 
 pub fn op() -> impl Strategy<Value = Op> {
@@ -77,13 +117,16 @@ fn live_by_events(events: &[Event]) -> BTreeMap<String, BTreeSet<String>> {
     live
 }
 
-pub async fn play(make: Make, ops: Vec<Op>) {
+pub async fn play(
+    mut make: impl AsyncFnMut(Arc<dyn EventSink>, Now) -> Arc<dyn SessionStore>,
+    ops: Vec<Op>,
+) {
     let log = Arc::new(Log::default());
-    let store = make(log.clone());
     let tenants = TENANTS.map(|id| TenantId::parse(id).unwrap());
     let mut caps = [2_u32; 3];
     let mut now =
         Now { mono: Timestamp::new(Duration::from_secs(1)), wall: Duration::from_secs(1) };
+    let mut store = make(log.clone(), now).await;
     let limits = |cap: u32| Terms {
         known: true,
         version: cap.to_string(),
@@ -167,6 +210,20 @@ pub async fn play(make: Make, ops: Vec<Op>) {
                 let by = Duration::from_millis(millis);
                 now = Now { mono: now.mono.plus(by), wall: now.wall + by };
                 store.expire(Duration::from_secs(60), now).await;
+            }
+            Op::Restart => {
+                store.expire(Duration::from_secs(60), now).await;
+                let mut before = Vec::new();
+                for tenant in &tenants {
+                    before.push(store.snapshot(tenant, now).await);
+                }
+                drop(store);
+                store = make(log.clone(), now).await;
+                for (tenant, before) in tenants.iter().zip(before) {
+                    let Some(before) = before else { continue };
+                    let after = store.snapshot(tenant, now).await.expect("it is remembered");
+                    assert_eq!(lasting(&after), lasting(&before));
+                }
             }
             Op::Cap { tenant, cap } => {
                 touched = Some(tenant);

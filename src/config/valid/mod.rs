@@ -11,7 +11,7 @@ mod listen;
 mod sources;
 
 use super::{
-    Audit, AuditPath, Config, Diagnostic, UnknownTenants, credential,
+    Audit, AuditPath, Config, Diagnostic, State, UnknownTenants, credential,
     diagnostic::Source,
     entry::{Base, Entry},
     raw::{self, Span},
@@ -103,6 +103,7 @@ pub fn config(
             Some(raw::UnknownTenants::Reject) => UnknownTenants::Reject,
             Some(raw::UnknownTenants::Accept) | None => UnknownTenants::Accept,
         },
+        state: check.state(file.state),
         limits: check.limits(&file.limits),
         drain_timeout: check.span(drain, builtin.drain_timeout, Duration::ZERO),
         agents,
@@ -406,6 +407,16 @@ impl Check<'_> {
             self.wrong(at.span(), example);
         }
         parsed
+    }
+
+    fn state(&mut self, raw: raw::State) -> State {
+        let path = raw.path.map(|path| {
+            if !path.get_ref().starts_with('/') {
+                self.wrong(path.span(), "must be an absolute path");
+            }
+            path.into_inner().into()
+        });
+        State { enabled: raw.enabled.unwrap_or(true), path }
     }
 }
 

@@ -1,0 +1,194 @@
+//! What outlives the process: where it is kept, taken over at the start, and
+//! recorded anew when its file has grown.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::{
+    address::default_socket,
+    app::{
+        Sidecar,
+        events::EventHub,
+        ports::{Journal, NoJournal, SessionStore as _, Unrecorded},
+    },
+    config,
+    domain::{record::Image, time::Now},
+    state::{self, journal::Files},
+    store::memory::MemoryStore,
+};
+
+/// How often it is looked whether there is something to do.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What was found at the start.
+pub struct Found {
+    pub journal: Arc<dyn Journal>,
+    pub epoch: String,
+    pub head: u64,
+    files: Option<Arc<Files>>,
+    image: Image,
+    rebooted: bool,
+}
+
+/// Opens the state of a sidecar that listens there.
+pub fn open(
+    config: &config::State,
+    listening: (Option<&Path>, Option<u16>),
+) -> anyhow::Result<Found> {
+    let Some(path) = place(config, listening) else {
+        if config.enabled {
+            tracing::warn!(
+                "a restart will forget live sessions: a port chosen by the system has no state directory; give a [state] path"
+            );
+        }
+        return Ok(Found {
+            journal: Arc::new(NoJournal),
+            epoch: uuid::Uuid::new_v4().simple().to_string(),
+            head: 0,
+            files: None,
+            image: Image::default(),
+            rebooted: false,
+        });
+    };
+    let opened = state::open(&path)?;
+    if let Some(lost) = &opened.lost {
+        tracing::error!(
+            lost,
+            "the state of the run before cannot be read: its sessions, breakers, run-time caps and suspensions are forgotten"
+        );
+    }
+    Ok(Found {
+        journal: Arc::<Files>::clone(&opened.journal),
+        epoch: opened.epoch,
+        head: opened.head,
+        files: Some(opened.journal),
+        image: opened.image,
+        rebooted: opened.rebooted,
+    })
+}
+
+/// The directory; none: nothing is kept.
+fn place(config: &config::State, (unix, port): (Option<&Path>, Option<u16>)) -> Option<PathBuf> {
+    if !config.enabled {
+        return None;
+    }
+    // systemd's StateDirectory= may name several.
+    let given = env::var_os("STATE_DIRECTORY").filter(|given| !given.is_empty());
+    let given = given.and_then(|given| env::split_paths(&given).next());
+    config.path.clone().or(given).or_else(|| unix.map(|path| path.with_extension("state"))).or_else(
+        || {
+            // One that the system chose finds no successor, and may find a stranger.
+            let port = port.filter(|port| *port != 0)?;
+            let uid = rustix::process::getuid().as_raw();
+            let beside = default_socket(|name| env::var(name).ok(), uid);
+            Some(beside.with_file_name(format!("tcp-{port}.state")))
+        },
+    )
+}
+
+impl Found {
+    /// Takes it over, before the first call, and records it in a new file.
+    pub async fn restore(self, store: &Arc<MemoryStore>, events: &Arc<EventHub>, now: Now) -> Kept {
+        let live = self.image.live();
+        if live > 0 {
+            tracing::info!(
+                sessions = live,
+                rebooted = self.rebooted,
+                "sessions of the run before are taken over; they wait for their workers"
+            );
+        }
+        store.restore(self.image, self.rebooted, now);
+        let kept = Kept { files: self.files, store: Arc::clone(store), events: Arc::clone(events) };
+        kept.record_all().await;
+        kept
+    }
+}
+
+/// What is to be kept, and where.
+#[derive(Clone)]
+pub struct Kept {
+    files: Option<Arc<Files>>,
+    store: Arc<MemoryStore>,
+    events: Arc<EventHub>,
+}
+
+impl Kept {
+    /// Keeps it for as long as the sidecar runs.
+    pub async fn keep(self) {
+        let Some(files) = &self.files else { return };
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            look.tick().await;
+            if files.is_due() {
+                self.record_all().await;
+            } else {
+                sync(files).await;
+            }
+        }
+    }
+
+    /// Records everything in a new file. A failure is told by the files, and
+    /// tried again.
+    async fn record_all(&self) {
+        let Some(files) = &self.files else { return };
+        let recorded = async {
+            files.begin().map_err(|_| Unrecorded)?;
+            for tenant in self.store.tenants().await {
+                self.store.record_tenant(&tenant)?;
+                tokio::task::yield_now().await;
+            }
+            let mut from = 0;
+            while let Some(next) = self.store.record_ended(from)? {
+                from = next;
+                tokio::task::yield_now().await;
+            }
+            files.complete()
+        };
+        if recorded.await.is_ok() {
+            sync(files).await;
+            files.remove_old();
+        }
+    }
+
+    /// Tells by the health service when no session can be admitted, since it could
+    /// not be recorded.
+    pub async fn tell_health(self, sidecar: Arc<Sidecar>, health: super::Reporter) {
+        let Some(files) = &self.files else { return };
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        let mut told = true;
+        loop {
+            look.tick().await;
+            let serves = files.problem().is_none();
+            if serves != told && sidecar.draining().is_none() {
+                super::set_health(&health, serves).await;
+                told = serves;
+                if sidecar.draining().is_some() {
+                    // It began meanwhile.
+                    super::set_health(&health, false).await;
+                }
+            }
+        }
+    }
+
+    /// No more events come.
+    pub fn close(&self) {
+        self.events.close();
+    }
+}
+
+/// What operators have set must outlive the machine, too; nobody waits for it.
+async fn sync(files: &Files) {
+    let Some((file, folder)) = files.to_sync() else { return };
+    let synced = tokio::task::spawn_blocking(move || {
+        file.sync_data()?;
+        std::fs::File::open(folder)?.sync_all()
+    });
+    if let Ok(Err(error)) = synced.await {
+        tracing::warn!(%error, "the state could not be synced to the disk");
+    }
+}
