@@ -10,7 +10,7 @@ use crate::{
     address::{Address, default_socket},
     config::{self, AuditPath, Config},
     domain::audit::action,
-    server::{self, Listeners},
+    server::{self, Listeners, systemd},
     telemetry::{self, logs::LogFormat},
 };
 
@@ -69,7 +69,12 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             let mut asked = false;
             loop {
                 let name = tokio::select! {
-                    _ = hangup.recv() => { let _ = sidecar.reload("SIGHUP").await; continue; }
+                    _ = hangup.recv() => {
+                        systemd::reloading();
+                        let _ = sidecar.reload("SIGHUP").await;
+                        systemd::ready(&sidecar);
+                        continue;
+                    }
                     _ = terminate.recv() => "SIGTERM",
                     _ = interrupt.recv() => "SIGINT",
                 };
@@ -84,7 +89,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             }
         }
     };
-    let say = || banner(&sidecar.config(), socket.as_deref(), tcp);
+    let say = || {
+        banner(&sidecar.config(), socket.as_deref(), tcp);
+        systemd::ready(&sidecar);
+    };
     let ended = bound.run(on_signals, say).await;
     let _ = tokio::task::spawn_blocking(move || drop(exports)).await;
     ended

@@ -5,6 +5,7 @@ mod clock;
 mod reload;
 mod socket;
 mod state;
+pub mod systemd;
 mod threads;
 mod tls;
 
@@ -246,6 +247,7 @@ impl Bound {
         tasks.spawn(Arc::clone(&sidecar).tell_workers());
         note(&sidecar, action::START, started(&sidecar)).await;
         tasks.spawn(Arc::clone(&sidecar).record_changes());
+        tasks.spawn(systemd::follow(Arc::clone(&sidecar)));
         if let Some(vault) = sources.vault {
             tasks.spawn(vault.keep_login());
         }

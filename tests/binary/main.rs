@@ -5,9 +5,11 @@ mod audit;
 #[path = "../sources/backend.rs"]
 #[allow(dead_code, reason = "shared with the tests of sources")]
 mod backend;
+mod catalog;
 #[path = "../it/certificates.rs"]
 #[allow(dead_code, reason = "shared with the tests of TLS")]
 mod certificates;
+mod deploy;
 mod listeners;
 mod memory;
 mod restart;
