@@ -33,6 +33,7 @@ def sync(text: str) -> str:
     text = text.replace("for asyncio.", "blocking.")
     text = re.sub(r" The channel\n    opens at the first call and belongs to the event loop that runs then\.",
                   " The channel\n    opens at the first call.", text)
+    text = text.replace(".aio_channel()", ".channel()")
     text = text.replace("grpc.aio.AioRpcError", "grpc.RpcError").replace("grpc.aio.", "grpc.")
     text = text.replace("Callable[..., Awaitable[_T]]", "Callable[..., _T]")
     text = text.replace("import Awaitable, Callable", "import Callable")

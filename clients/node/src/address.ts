@@ -13,7 +13,7 @@ export interface AddressContext {
  * other client: `TENANTD_ADDRESS`, else a socket under `XDG_RUNTIME_DIR`, else
  * one in a directory of the user's own under `TMPDIR` or `/tmp`.
  *
- * @returns `unix:/absolute/path` or `http://host:port`
+ * @returns `unix:/absolute/path`, `http://host:port` or `https://host:port`
  * @throws {@link RangeError} when `TENANTD_ADDRESS` is no address
  */
 export function defaultAddress(context: AddressContext = {}): string {
@@ -32,8 +32,8 @@ export function defaultAddress(context: AddressContext = {}): string {
 /**
  * Brings an address into its one form.
  *
- * @param address - `unix:/path`, `unix:///path`, `/path`, `http://host:port` or `host:port`
- * @returns `unix:/absolute/path` or `http://host:port`
+ * @param address - `unix:/path`, `unix:///path`, `/path`, `http://host:port`, `https://host:port` or `host:port`
+ * @returns `unix:/absolute/path`, `http://host:port` or `https://host:port`
  * @throws {@link RangeError} when it is none of these
  */
 export function parseAddress(address: string): string {
@@ -42,17 +42,16 @@ export function parseAddress(address: string): string {
     if (path.length > 1 && isAbsolute(path)) return `unix:${path}`;
     throw invalid(address, "a unix socket needs an absolute path");
   }
-  const match = /^(?:http:\/\/)?((?:[A-Za-z0-9_.-]+)|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})\/?$/.exec(address);
-  if (!match) throw invalid(address, "expected unix:/path or host:port");
-  const port = Number(match[2]);
+  const match = /^(https?:\/\/)?((?:[A-Za-z0-9_.-]+)|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})\/?$/.exec(address);
+  if (!match) throw invalid(address, "expected unix:/path, host:port or https://host:port");
+  const port = Number(match[3]);
   if (port < 1 || port > 65_535) throw invalid(address, "the port must be 1 to 65535");
-  return `http://${match[1]}:${port}`;
+  return `${match[1] ?? "http://"}${match[2]}:${port}`;
 }
 
-/** The form that grpc-js wants: it has no scheme for plain TCP. */
+/** The form that grpc-js wants: it has no scheme for TCP. */
 export function grpcTarget(address: string): string {
-  const normal = parseAddress(address);
-  return normal.startsWith("http://") ? normal.slice("http://".length) : normal;
+  return parseAddress(address).replace(/^https?:\/\//, "");
 }
 
 function invalid(address: string, why: string): RangeError {

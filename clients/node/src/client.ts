@@ -1,8 +1,8 @@
 import { EventEmitter } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
 
-import { defaultAddress, parseAddress } from "./address.js";
 import { toConfig, type Config } from "./config.js";
+import { Connection, type ConnectionOptions } from "./connection.js";
 import { enter, type Frame } from "./context.js";
 import { TenantdError } from "./errors.js";
 import { Outcome } from "./gen/tenantd/v1/session_pb.js";
@@ -26,9 +26,7 @@ import { kindOf, Session, toRequest, type SessionOptions } from "./session.js";
 const RETRY_FOR_MS = 1_000;
 
 /** How to reach the sidecar, and what to do without it. */
-export interface ConnectOptions {
-  /** `unix:/path` or `http://host:port`; {@link defaultAddress} when absent. */
-  address?: string;
+export interface ConnectOptions extends ConnectionOptions {
   /** Deadline of every call; 2,000 when absent. */
   timeoutMs?: number;
   /** Name of this process; made here when absent. With one of its own the client has a stream of its own. */
@@ -90,12 +88,13 @@ export class Tenantd extends EventEmitter<NoticeEvents> implements AsyncDisposab
   /** @internal */
   constructor(options: ConnectOptions = {}) {
     super();
-    this.address = options.address === undefined ? defaultAddress() : parseAddress(options.address);
+    const connection = new Connection(options);
+    this.address = connection.address;
     this.#options = options;
     this.#log = options.logger ?? stderr;
     const { timeoutMs, worker } = options;
-    this.rpc = new TenantdRpc({ address: this.address, ...(timeoutMs !== undefined && { timeoutMs }) });
-    this.#link = worker ? new Link(this.address, this.#log, worker) : share(this.address, this.#log);
+    this.rpc = new TenantdRpc({ connection, ...(timeoutMs !== undefined && { timeoutMs }) });
+    this.#link = worker ? new Link(connection, this.#log, worker) : share(connection, this.#log);
     this.#unsubscribe = this.#link.subscribe((notice) => this.#told(notice));
   }
 

@@ -6,6 +6,7 @@
  */
 export { defaultAddress, parseAddress, type AddressContext } from "./address.js";
 export { connect, Tenantd, type ConnectOptions, type Grant, type NoticeEvents } from "./client.js";
+export type { ConnectionOptions } from "./connection.js";
 export { Provider, type Config, type Providers } from "./config.js";
 export {
   current,

@@ -1,8 +1,7 @@
-import { credentials, type ChannelCredentials, type ClientDuplexStream } from "@grpc/grpc-js";
+import type { ClientDuplexStream } from "@grpc/grpc-js";
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
-import { durationFromMs } from "@bufbuild/protobuf/wkt";
-import type { Socket } from "node:net";
 
+import type { Connection } from "./connection.js";
 import { SidecarUnavailableError, TenantdError, UndecidedError } from "./errors.js";
 import { Outcome } from "./gen/tenantd/v1/session_pb.js";
 import {
@@ -12,6 +11,7 @@ import {
   type KeepAliveRequest,
   type KeepAliveResponse,
 } from "./gen/tenantd/v1/session_service_pb.js";
+import { attach, blocked } from "./lease.js";
 import type { Logger } from "./log.js";
 import { fromResponse, type Notice } from "./notices.js";
 import { TenantdRpc, type AcquireRequest, type ReleaseRequest } from "./rpc.js";
@@ -44,6 +44,7 @@ export interface Held {
 
 /** One process's (or worker thread's) stream to one sidecar. It opens with the first session. */
 export class Link {
+  readonly connection: Connection;
   readonly address: string;
   readonly worker: string;
   readonly #rpc: TenantdRpc;
@@ -61,14 +62,15 @@ export class Link {
   #settling = false;
   #closed = false;
 
-  constructor(address: string, log: Logger, worker = workerId()) {
-    this.address = address;
+  constructor(connection: Connection, log: Logger, worker = workerId()) {
+    this.connection = connection;
+    this.address = connection.address;
     this.worker = worker;
     this.#log = log;
-    this.#rpc = new TenantdRpc({ address });
+    this.#rpc = new TenantdRpc({ connection });
     // A channel of its own: an open call must not keep the process alive, an
     // acquire that is under way must.
-    this.#stream = new TenantdRpc({ address, credentials: unreferenced() });
+    this.#stream = new TenantdRpc({ connection, unreferenced: true });
   }
 
   /** Sessions held. */
@@ -89,7 +91,7 @@ export class Link {
     this.start();
     this.#live.set(sessionId, held);
     // Always: the stream may have broken and come back between the acquire and here.
-    this.#say({ attachSessionIds: [sessionId] });
+    this.#say(attach([sessionId]));
   }
 
   /** Keeps it no longer. */
@@ -108,7 +110,7 @@ export class Link {
 
   /** Reports that this thread's event loop was blocked. */
   blocked(ms: number, sessionId: string): void {
-    this.#say({ loopBlocked: durationFromMs(Math.round(ms)), loopBlockedSessionId: sessionId });
+    this.#say(blocked(ms, sessionId));
   }
 
   /** Has `subscriber` called with every notice. Gives the function that ends it. */
@@ -133,7 +135,13 @@ export class Link {
 
   #open(): void {
     if (this.#closed) return;
-    const call = this.#stream.duplex(SessionService.method.keepAlive);
+    let call: ClientDuplexStream<KeepAliveRequest, KeepAliveResponse>;
+    try {
+      call = this.#stream.duplex(SessionService.method.keepAlive);
+    } catch (error) {
+      // A token or certificate that cannot be read: it may be there later.
+      return this.#again((error as Error).message);
+    }
     this.#call = call;
     let over = false;
     const ended = (): void => {
@@ -159,16 +167,16 @@ export class Link {
     this.#say({ worker: this.worker, memoryBytes: memory() });
     const ids = [...this.#live.keys()];
     for (let i = 0; i < ids.length; i += ATTACH_AT_MOST) {
-      this.#say({ attachSessionIds: ids.slice(i, i + ATTACH_AT_MOST) });
+      this.#say(attach(ids.slice(i, i + ATTACH_AT_MOST)));
     }
   }
 
-  #again(): void {
+  #again(why = ""): void {
     if (this.#closed) return;
     if (!this.#saidAway) {
       this.#saidAway = true;
       const live = `${this.live} sessions go on and re-attach`;
-      this.#log.warn({}, `the sidecar at ${this.address} is away; ${live}`);
+      this.#log.warn({}, `the sidecar at ${this.address} is away; ${live}${why && `: ${why}`}`);
     }
     const wait = this.#wait * (0.5 + Math.random() / 2);
     this.#wait = Math.min(this.#wait * 2, BACKOFF_MS[1]);
@@ -194,12 +202,12 @@ export class Link {
     } catch (error) {
       // Not decided: asked again, by this stream or the next.
       if (undecided(error)) {
-        return this.#later(() => this.#live.has(sessionId) && this.#say({ attachSessionIds: [sessionId] }));
+        return this.#later(() => this.#live.has(sessionId) && this.#say(attach([sessionId])));
       }
       const cause = error instanceof TenantdError ? error.reason || error.name : "UNDECIDED";
       return this.#tell({ type: "revoked", sessionId, tenant: held.tenant, cause, note: "" });
     }
-    if (this.#live.has(sessionId)) this.#say({ attachSessionIds: [sessionId] });
+    if (this.#live.has(sessionId)) this.#say(attach([sessionId]));
     else this.owe({ sessionId, outcome: Outcome.CANCELLED });
   }
 
@@ -264,51 +272,27 @@ export function undecided(error: unknown): boolean {
   return error instanceof SidecarUnavailableError || error instanceof UndecidedError;
 }
 
-/**
- * Credentials whose sockets never keep the process alive. grpc-js references the socket
- * of every open call and has no setting for it; where a later version takes another way
- * the process lives until `close()`.
- */
-function unreferenced(): ChannelCredentials {
-  const insecure = credentials.createInsecure();
-  const make = insecure._createSecureConnector?.bind(insecure);
-  if (make) {
-    insecure._createSecureConnector = (...given) => {
-      const connector = make(...given);
-      const connect = connector.connect.bind(connector);
-      connector.connect = (socket: Socket) => {
-        socket.unref();
-        socket.ref = () => socket;
-        return connect(socket);
-      };
-      return connector;
-    };
-  }
-  return insecure;
-}
-
 function memory(): bigint {
   return BigInt(process.memoryUsage.rss());
 }
 
 const shared = new Map<string, { link: Link; users: number }>();
 
-/** The process's link to `address`; give it back with `unshare`. */
-export function share(address: string, log: Logger): Link {
-  const known = shared.get(address) ?? { link: new Link(address, log), users: 0 };
+/** The process's link over `connection`; give it back with `unshare`. */
+export function share(connection: Connection, log: Logger): Link {
+  const known = shared.get(connection.key) ?? { link: new Link(connection, log), users: 0 };
   known.users += 1;
-  shared.set(address, known);
+  shared.set(connection.key, known);
   return known.link;
 }
 
 /** Closes the link with its last user. */
 export async function unshare(link: Link): Promise<void> {
-  const known = shared.get(link.address);
+  const known = shared.get(link.connection.key);
   if (known?.link === link) {
     known.users -= 1;
     if (known.users > 0) return;
-    shared.delete(link.address);
+    shared.delete(link.connection.key);
   }
   await link.close();
 }
-

@@ -1,10 +1,5 @@
-import {
-  Client,
-  credentials,
-  type CallOptions as GrpcCallOptions,
-  type ChannelCredentials,
-  type ClientDuplexStream,
-} from "@grpc/grpc-js";
+import { randomUUID } from "node:crypto";
+import { Client, status, type CallOptions as GrpcCallOptions, type ClientDuplexStream } from "@grpc/grpc-js";
 import {
   create,
   fromBinary,
@@ -17,8 +12,9 @@ import {
   type MessageShape,
 } from "@bufbuild/protobuf";
 
-import { defaultAddress, grpcTarget, parseAddress } from "./address.js";
-import { toTenantdError } from "./errors.js";
+import { grpcTarget } from "./address.js";
+import { Connection, unreferenced, type ConnectionOptions } from "./connection.js";
+import { SidecarUnavailableError, toTenantdError } from "./errors.js";
 import type { SessionConfig } from "./gen/tenantd/v1/provider_pb.js";
 import type { Outcome, Session } from "./gen/tenantd/v1/session_pb.js";
 import {
@@ -37,17 +33,18 @@ import {
   type WatchSessionsRequestSchema,
   type WatchSessionsResponse,
 } from "./gen/tenantd/v1/watch_service_pb.js";
+import { leaseToken } from "./lease.js";
 import { hideCredentials } from "./redact.js";
 import { KeepAlive, MessageStream } from "./streams.js";
 
 /** How to reach the sidecar. */
-export interface ClientOptions {
-  /** `unix:/path` or `http://host:port`; {@link defaultAddress} when absent. */
-  address?: string;
+export interface ClientOptions extends ConnectionOptions {
   /** Deadline of every unary call in milliseconds; 2,000 when absent. */
   timeoutMs?: number;
-  /** A channel of one's own; see `link.ts`. @internal */
-  credentials?: ChannelCredentials;
+  /** Instead of the options of one. @internal */
+  connection?: Connection;
+  /** A channel of its own, which does not keep the process alive; see `link.ts`. @internal */
+  unreferenced?: boolean;
 }
 
 /** Settings of one call. */
@@ -82,26 +79,53 @@ export class TenantdRpc {
   /** The sidecar's address in its normal form. */
   readonly address: string;
   readonly #timeoutMs: number;
-  readonly #grpc: Client;
+  readonly #connection: Connection;
+  readonly #unreferenced: boolean;
+  #made: { grpc: Client; stamp: string } | undefined;
   readonly #streams = new Set<{ close(): void }>();
 
   /**
    * Connects on the first call.
    *
-   * @throws {@link RangeError} when the address is none
+   * @throws {@link RangeError} when the address is none, or settings do not fit together
    */
   constructor(options: ClientOptions = {}) {
-    this.address = options.address === undefined ? defaultAddress() : parseAddress(options.address);
+    this.#connection = options.connection ?? new Connection(options);
+    this.address = this.#connection.address;
     this.#timeoutMs = options.timeoutMs ?? 2_000;
-    this.#grpc = new Client(grpcTarget(this.address), options.credentials ?? credentials.createInsecure(), {
-      // Channels with the same target share connections, whatever their credentials.
-      "grpc.use_local_subchannel_pool": options.credentials ? 1 : 0,
-      // The sidecar is on this machine: no proxy leads there, and after its
-      // restart the leases have only a short grace to be attached again.
-      "grpc.enable_http_proxy": 0,
-      "grpc.initial_reconnect_backoff_ms": 100,
-      "grpc.max_reconnect_backoff_ms": 2_000,
-    });
+    this.#unreferenced = options.unreferenced ?? false;
+  }
+
+  /** With the certificates of now; calls over those of then go on to their ends. */
+  get #grpc(): Client {
+    const stamp = this.#connection.stamp();
+    if (this.#made?.stamp !== stamp) {
+      let credentials;
+      try {
+        credentials = this.#connection.credentials();
+      } catch (error) {
+        throw this.#unreadable(error);
+      }
+      this.#made?.grpc.close();
+      const grpc = new Client(grpcTarget(this.address), this.#unreferenced ? unreferenced(credentials) : credentials, {
+        interceptors: this.#connection.interceptors(),
+        // Channels with the same target share connections, whatever their credentials.
+        "grpc.use_local_subchannel_pool": this.#unreferenced || stamp ? 1 : 0,
+        // The sidecar is on this machine: no proxy leads there, and after its
+        // restart the leases have only a short grace to be attached again.
+        "grpc.enable_http_proxy": 0,
+        "grpc.initial_reconnect_backoff_ms": 100,
+        "grpc.max_reconnect_backoff_ms": 2_000,
+      });
+      this.#made = { grpc, stamp };
+    }
+    return this.#made!.grpc;
+  }
+
+  /** A token or certificate that cannot be read. */
+  #unreadable(error: unknown): SidecarUnavailableError {
+    const message = `tenantd at ${this.address} cannot be asked: ${(error as Error).message}`;
+    return new SidecarUnavailableError(message, this.address, { code: status.UNAVAILABLE, cause: error });
   }
 
   /**
@@ -110,30 +134,32 @@ export class TenantdRpc {
    * `console.log` and `JSON.stringify`.
    */
   async acquire(request: AcquireRequest, options?: CallOptions): Promise<AcquireSessionResponse> {
-    const response = await this.unary(SessionService.method.acquireSession, request, options);
+    // Made here, so that the lease token can be.
+    const sessionId = request.sessionId || `s-${randomUUID()}`;
+    const response = await this.unary(SessionService.method.acquireSession, shown({ ...request, sessionId }), options);
     hideCredentials(response.config);
     return response;
   }
 
   /** A sign of life: activates a pending lease and carries it on by its TTL. */
   async renew(request: RenewRequest, options?: CallOptions): Promise<Session> {
-    const { session } = await this.unary(SessionService.method.renewSession, request, options);
+    const { session } = await this.unary(SessionService.method.renewSession, shown(request), options);
     return this.#present(session);
   }
 
   /** Ends a session, frees its slot and returns the outcome booked. */
   async release(request: ReleaseRequest, options?: CallOptions): Promise<Outcome> {
-    return (await this.unary(SessionService.method.releaseSession, request, options)).outcome;
+    return (await this.unary(SessionService.method.releaseSession, shown(request), options)).outcome;
   }
 
   /** Marks a live session as failed. */
   async reportFailure(request: ReportFailureRequest, options?: CallOptions): Promise<ReportFailureResponse> {
-    return this.unary(SessionService.method.reportFailure, request, options);
+    return this.unary(SessionService.method.reportFailure, shown(request), options);
   }
 
   /** The current config of a live session. */
   async getConfig(sessionId: string, options?: CallOptions): Promise<SessionConfig> {
-    const { config } = await this.unary(SessionService.method.getSessionConfig, { sessionId }, options);
+    const { config } = await this.unary(SessionService.method.getSessionConfig, shown({ sessionId }), options);
     hideCredentials(config);
     return this.#present(config);
   }
@@ -158,7 +184,7 @@ export class TenantdRpc {
     const method = SessionService.method.publishEvents;
     const call = this.duplex(method, this.#deadline(options));
     const stream = this.#track(call, new MessageStream<PublishEventsResponse>(call, this.address));
-    call.end(create(method.input, { events }));
+    call.end(create(method.input, { events: events.map(shown) }));
     for await (const response of stream) return response;
     return this.#present<PublishEventsResponse>(undefined);
   }
@@ -166,11 +192,13 @@ export class TenantdRpc {
   /** Snapshot and changes of sessions and tenants, until the loop is left. */
   watch(request: WatchRequest = {}): MessageStream<WatchSessionsResponse> {
     const method = WatchService.method.watchSessions;
-    const call = this.#grpc.makeServerStreamRequest(
-      path(method),
-      encoder(method.input),
-      decoder(method.output),
-      create(method.input, request),
+    const call = this.#opened((grpc) =>
+      grpc.makeServerStreamRequest(
+        path(method),
+        encoder(method.input),
+        decoder(method.output),
+        create(method.input, request),
+      ),
     );
     return this.#track(call, new MessageStream<WatchSessionsResponse>(call, this.address));
   }
@@ -197,6 +225,7 @@ export class TenantdRpc {
         );
       });
     } catch (error) {
+      if (isOfFile(error)) throw this.#unreadable(error);
       // Made here, not in the callback: its stack then names who called.
       throw toTenantdError(error, this.address);
     }
@@ -205,7 +234,7 @@ export class TenantdRpc {
   /** Ends all streams and the connection. */
   close(): void {
     for (const stream of this.#streams) stream.close();
-    this.#grpc.close();
+    this.#made?.grpc.close();
   }
 
   /** Ends all streams and the connection. */
@@ -218,7 +247,17 @@ export class TenantdRpc {
     method: DescMethodBiDiStreaming<I, O>,
     options: GrpcCallOptions = {},
   ): ClientDuplexStream<MessageShape<I>, MessageShape<O>> {
-    return this.#grpc.makeBidiStreamRequest(path(method), encoder(method.input), decoder(method.output), options);
+    return this.#opened((grpc) =>
+      grpc.makeBidiStreamRequest(path(method), encoder(method.input), decoder(method.output), options),
+    );
+  }
+
+  #opened<T>(open: (grpc: Client) => T): T {
+    try {
+      return open(this.#grpc);
+    } catch (error) {
+      throw isOfFile(error) ? this.#unreadable(error) : error;
+    }
   }
 
   /** A closed channel lets its streams run on, so `close` has to know them. */
@@ -237,6 +276,17 @@ export class TenantdRpc {
     if (value === undefined) throw toTenantdError(new Error("tenantd sent an incomplete answer"), this.address);
     return value;
   }
+}
+
+/** gRPC's own codes are numbers. */
+function isOfFile(error: unknown): boolean {
+  return typeof (error as NodeJS.ErrnoException).code === "string";
+}
+
+/** With the session's lease token, where it has none of its own. */
+function shown<T extends { sessionId?: string }>(request: T): T {
+  const { sessionId } = request;
+  return sessionId ? { leaseToken: leaseToken(sessionId), ...request } : request;
 }
 
 function path<I extends DescMessage, O extends DescMessage>(method: AnyMethod<I, O>): string {

@@ -1,6 +1,5 @@
 import { status, type ClientDuplexStream, type ClientReadableStream, type ServiceError } from "@grpc/grpc-js";
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
-import { durationFromMs } from "@bufbuild/protobuf/wkt";
 
 import { toTenantdError, type TenantdError } from "./errors.js";
 import {
@@ -8,6 +7,7 @@ import {
   type KeepAliveRequest,
   type KeepAliveResponse,
 } from "./gen/tenantd/v1/session_service_pb.js";
+import { attach, blocked } from "./lease.js";
 
 type ReadableCall<T> = ClientReadableStream<T> | ClientDuplexStream<never, T>;
 
@@ -76,7 +76,7 @@ export class KeepAlive extends MessageStream<KeepAliveResponse> {
    * @param sessionIds - at most 1,000
    */
   attach(...sessionIds: string[]): void {
-    this.#send({ attachSessionIds: sessionIds });
+    this.#send(attach(sessionIds));
   }
 
   /**
@@ -86,7 +86,7 @@ export class KeepAlive extends MessageStream<KeepAliveResponse> {
    * @param sessionId - the session that blocked it, where known
    */
   reportBlocked(ms: number, sessionId = ""): void {
-    this.#send({ loopBlocked: durationFromMs(Math.round(ms)), loopBlockedSessionId: sessionId });
+    this.#send(blocked(ms, sessionId));
   }
 
   #send(message: MessageInitShape<typeof KeepAliveRequestSchema>): void {

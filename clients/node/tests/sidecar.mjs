@@ -8,7 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 
-import { Outcome, TenantdRpc } from "@tenantd/client";
+import { TenantdRpc } from "@tenantd/client";
 import { AdminService, Health, HealthCheckResponse_ServingStatus as Serving, WatchService } from "@tenantd/client/proto";
 
 const root = fileURLToPath(new URL("../../../", import.meta.url));
@@ -64,8 +64,9 @@ export async function until(what, probe, timeoutMs = 5_000) {
 /**
  * Starts `tenantd serve` on a socket of its own and waits until it serves.
  * @param {import("node:test").TestContext} t - stops it when the test ends
+ * @param {string[]} more - where it listens beside
  */
-export async function startSidecar(t, config = CONFIG, listen = undefined) {
+export async function startSidecar(t, config = CONFIG, listen = undefined, more = []) {
   assert.ok(existsSync(binary), `${binary} is missing: run cargo build, or set TENANTD_BIN`);
   // mkdtemp makes it 0700. The name is short because socket paths are.
   const directory = await mkdtemp(join(tmpdir(), "tn-"));
@@ -77,7 +78,8 @@ export async function startSidecar(t, config = CONFIG, listen = undefined) {
   let child;
   let exited;
   const start = () => {
-    child = spawn(binary, ["serve", "--config", file, "--listen", address], {
+    const listens = [address, ...more].flatMap((at) => ["--listen", at]);
+    child = spawn(binary, ["serve", "--config", file, ...listens], {
       stdio: ["ignore", "ignore", "pipe"],
       env: { ...process.env, XDG_STATE_HOME: directory },
     });
@@ -158,6 +160,7 @@ export async function startSidecar(t, config = CONFIG, listen = undefined) {
 async function releaseAll(client) {
   const { sessions } = await client.unary(WatchService.method.listSessions, {});
   await Promise.allSettled(
-    sessions.map(({ sessionId }) => client.release({ sessionId, outcome: Outcome.CANCELLED })),
+    // Not released: with identities they are another's.
+    sessions.map(({ sessionId }) => client.unary(AdminService.method.revokeSession, { sessionId })),
   );
 }

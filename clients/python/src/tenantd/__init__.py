@@ -7,6 +7,8 @@ whole API are in `tenantd.v1`. Importing opens no connection.
 
 from __future__ import annotations
 
+import os
+
 from tenantd.address import InvalidAddress, default_address
 from tenantd.aio import AsyncClient, AsyncSession
 from tenantd.client import Client, Session
@@ -97,6 +99,11 @@ def connect(
     deadline: float = 2.0,
     fail_open: bool = False,
     slow_threshold: float | None = THRESHOLD,
+    token: str | None = None,
+    token_file: str | os.PathLike[str] | None = None,
+    ca_file: str | os.PathLike[str] | None = None,
+    cert_file: str | os.PathLike[str] | None = None,
+    key_file: str | os.PathLike[str] | None = None,
 ) -> AsyncClient:
     """The sidecar, for asyncio: `async with tenantd.connect() as td:`.
 
@@ -104,12 +111,37 @@ def connect(
     process share one stream that keeps their sessions.
     """
     return AsyncClient(
-        address, deadline=deadline, fail_open=fail_open, slow_threshold=slow_threshold
+        address,
+        deadline=deadline,
+        fail_open=fail_open,
+        slow_threshold=slow_threshold,
+        token=token,
+        token_file=token_file,
+        ca_file=ca_file,
+        cert_file=cert_file,
+        key_file=key_file,
     )
 
 
 def connect_sync(
-    address: str | None = None, *, deadline: float = 2.0, fail_open: bool = False
+    address: str | None = None,
+    *,
+    deadline: float = 2.0,
+    fail_open: bool = False,
+    token: str | None = None,
+    token_file: str | os.PathLike[str] | None = None,
+    ca_file: str | os.PathLike[str] | None = None,
+    cert_file: str | os.PathLike[str] | None = None,
+    key_file: str | os.PathLike[str] | None = None,
 ) -> Client:
     """The sidecar, for threads: `with tenantd.connect_sync() as td:`."""
-    return Client(address, deadline=deadline, fail_open=fail_open)
+    return Client(
+        address,
+        deadline=deadline,
+        fail_open=fail_open,
+        token=token,
+        token_file=token_file,
+        ca_file=ca_file,
+        cert_file=cert_file,
+        key_file=key_file,
+    )

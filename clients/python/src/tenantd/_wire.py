@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from google.protobuf.duration_pb2 import Duration
 
+from tenantd.lease import lease_token
 from tenantd.v1 import event_pb2, session_pb2
 from tenantd.v1.session_service_pb2 import (
     AcquireSessionRequest,
+    GetSessionConfigRequest,
+    KeepAliveRequest,
     PublishedEvent,
     PublishEventsRequest,
     ReleaseSessionRequest,
@@ -51,8 +55,11 @@ def acquire(
     ttl: float | None,
     activate: bool,
 ) -> AcquireSessionRequest:
+    # Made here, so that a lost reply can be asked for again.
+    session_id = session_id or f"s-{uuid.uuid4().hex}"
     return AcquireSessionRequest(
         session_id=session_id,
+        lease_token=lease_token(session_id),
         job_metadata=job_metadata,
         room_metadata=room_metadata,
         tenant=tenant,
@@ -64,7 +71,12 @@ def acquire(
 
 
 def renew(session_id: str, worker: str, ttl: float | None) -> RenewSessionRequest:
-    return RenewSessionRequest(session_id=session_id, worker=worker, ttl=_duration(ttl))
+    return RenewSessionRequest(
+        session_id=session_id,
+        lease_token=lease_token(session_id),
+        worker=worker,
+        ttl=_duration(ttl),
+    )
 
 
 def release(
@@ -72,6 +84,7 @@ def release(
 ) -> ReleaseSessionRequest:
     return ReleaseSessionRequest(
         session_id=session_id,
+        lease_token=lease_token(session_id),
         outcome=outcome_value(outcome),
         failure=_failure(slot, kind, message) if slot or kind or message else None,
     )
@@ -81,8 +94,28 @@ def report_failure(
     session_id: str, slot: str, kind: str, message: str, end_session: bool
 ) -> ReportFailureRequest:
     return ReportFailureRequest(
-        session_id=session_id, failure=_failure(slot, kind, message), end_session=end_session
+        session_id=session_id,
+        lease_token=lease_token(session_id),
+        failure=_failure(slot, kind, message),
+        end_session=end_session,
     )
+
+
+def get_config(session_id: str) -> GetSessionConfigRequest:
+    return GetSessionConfigRequest(session_id=session_id, lease_token=lease_token(session_id))
+
+
+def attach(session_ids: list[str]) -> KeepAliveRequest:
+    tokens = {session_id: lease_token(session_id) for session_id in session_ids}
+    return KeepAliveRequest(attach_session_ids=session_ids, lease_tokens=tokens)
+
+
+def blocked(seconds: float, session_id: str) -> KeepAliveRequest:
+    request = KeepAliveRequest(loop_blocked_session_id=session_id)
+    if session_id:
+        request.lease_tokens[session_id] = lease_token(session_id)
+    request.loop_blocked.FromNanoseconds(round(seconds * 1e9))
+    return request
 
 
 def publish(
@@ -93,7 +126,10 @@ def publish(
     )
     if attributes:
         event.attributes.update(dict(attributes))
-    return PublishEventsRequest(events=[PublishedEvent(session_id=session_id, event=event)])
+    published = PublishedEvent(
+        session_id=session_id, lease_token=lease_token(session_id), event=event
+    )
+    return PublishEventsRequest(events=[published])
 
 
 def outcome_name(outcome: session_pb2.Outcome.ValueType) -> str:

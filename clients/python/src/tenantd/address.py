@@ -22,8 +22,8 @@ class InvalidAddress(ValueError):
 def default_address(env: Mapping[str, str] | None = None, uid: int | None = None) -> str:
     """The address that `env` (default: this process's) and `uid` lead to.
 
-    Returns `unix:/absolute/path` or `http://host:port`. Raises `InvalidAddress`
-    when `TENANTD_ADDRESS` is neither.
+    Returns `unix:/absolute/path`, `http://host:port` or `https://host:port`. Raises
+    `InvalidAddress` when `TENANTD_ADDRESS` is none of them.
     """
     env = os.environ if env is None else env
     if address := env.get("TENANTD_ADDRESS"):
@@ -39,7 +39,7 @@ def default_address(env: Mapping[str, str] | None = None, uid: int | None = None
 
 
 def normalise(address: str) -> str:
-    """`address` in the form `unix:/absolute/path` or `http://host:port`.
+    """`address` in the form `unix:/absolute/path`, `http://host:port` or `https://host:port`.
 
     Takes also a bare absolute path, `unix:///path` and a bare `host:port`.
     Raises `InvalidAddress` for everything else.
@@ -49,18 +49,19 @@ def normalise(address: str) -> str:
         path = path[2:]
     if path.startswith("/") and not path.startswith("//"):
         return f"unix:{path}"
-    match = _HOST_PORT.fullmatch(address.removeprefix("http://").removesuffix("/"))
+    scheme = "https://" if address.startswith("https://") else "http://"
+    match = _HOST_PORT.fullmatch(address.removeprefix(scheme).removesuffix("/"))
     if match and 0 < int(match["port"]) < 65536:
-        return f"http://{match['host']}:{int(match['port'])}"
+        return f"{scheme}{match['host']}:{int(match['port'])}"
     raise InvalidAddress(
-        f"{address!r} is no address: give unix:/absolute/path or host:port, "
+        f"{address!r} is no address: give unix:/absolute/path, host:port or https://host:port, "
         "for example unix:/run/tenantd/tenantd.sock or 127.0.0.1:7443"
     )
 
 
 def grpc_target(address: str) -> str:
     """`address` as gRPC takes it."""
-    return normalise(address).removeprefix("http://")
+    return normalise(address).removeprefix("http://").removeprefix("https://")
 
 
 def _join(directory: str, *parts: str) -> str:

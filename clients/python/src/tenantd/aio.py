@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -14,8 +15,8 @@ from google.protobuf.message import Message
 
 from tenantd import _wire, link
 from tenantd._effects import AsyncEffects
-from tenantd.address import default_address, grpc_target, normalise
 from tenantd.config import Grant, SessionConfig, to_config, to_grant
+from tenantd.connection import Stamp, connection
 from tenantd.errors import (
     SessionEnded,
     SessionUnknown,
@@ -30,7 +31,6 @@ from tenantd.mailbox import AsyncMailbox
 from tenantd.notices import Notice
 from tenantd.session import SessionState, kind_of, outcome_of
 from tenantd.v1 import session_pb2
-from tenantd.v1.session_service_pb2 import GetSessionConfigRequest
 from tenantd.v1.session_service_pb2_grpc import SessionServiceStub
 
 if TYPE_CHECKING:
@@ -52,6 +52,12 @@ class AsyncClient(AsyncEffects):
     `SidecarUnavailable`. A refusal is never overruled. `slow_threshold`: shortest
     block of the event loop that is told, in seconds; None: not measured.
 
+    `token_file` (read again when it changes) or `token` is shown with each call; `ca_file`
+    says who signs the sidecar's certificate at an `https://` address (default: the usual
+    authorities), `cert_file` and `key_file` are this process's own. What is not given is
+    read from `TENANTD_TOKEN_FILE`, `TENANTD_TOKEN`, `TENANTD_CA_FILE`, `TENANTD_CERT_FILE`
+    and `TENANTD_KEY_FILE`.
+
     Every call raises a `TenantdError`: the class of the refusal's reason, or
     `SidecarUnavailable` when there was no connection or no answer in time.
     """
@@ -64,12 +70,28 @@ class AsyncClient(AsyncEffects):
         deadline: float = _wire.DEADLINE,
         fail_open: bool = False,
         slow_threshold: float | None = THRESHOLD,
+        token: str | None = None,
+        token_file: str | os.PathLike[str] | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
+        cert_file: str | os.PathLike[str] | None = None,
+        key_file: str | os.PathLike[str] | None = None,
     ) -> None:
-        self.address = default_address() if address is None else normalise(address)
+        self._connection = connection(
+            address,
+            token=token,
+            token_file=token_file,
+            ca_file=ca_file,
+            cert_file=cert_file,
+            key_file=key_file,
+        )
+        self.address = self._connection.address
         self.worker = worker
         self.deadline = deadline
         self.fail_open = fail_open
         self._channel: grpc.aio.Channel | None = None
+        # The one before the certificates changed: its calls go on to their ends.
+        self._former: grpc.aio.Channel | None = None
+        self._stamp: Stamp = ()
         self._link: link.Link | None = None
         self._readers: list[AsyncNotices] = []
         self._slow_threshold = slow_threshold
@@ -91,16 +113,22 @@ class AsyncClient(AsyncEffects):
         shared, self._link = self._link, None
         if shared is not None:
             await self._off_loop(link.unshare, shared)
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            await channel.close()
+        channels = (self._former, self._channel)
+        self._former = self._channel = None
+        for channel in channels:
+            if channel is not None:
+                await channel.close()
 
     @property
     def channel(self) -> grpc.aio.Channel:
         """The gRPC channel, for the generated stubs of `tenantd.v1`."""
-        if self._channel is None:
-            target = grpc_target(self.address)
-            self._channel = grpc.aio.insecure_channel(target, options=_wire.channel_options(target))
+        stamp = self._connection.stamp()
+        if self._channel is None or stamp != self._stamp:
+            try:
+                made = self._connection.aio_channel()
+            except OSError as error:
+                raise SidecarUnavailable(f"a certificate cannot be read: {error}") from error
+            self._former, self._channel, self._stamp = self._channel, made, stamp
         return self._channel
 
     async def acquire(
@@ -176,7 +204,7 @@ class AsyncClient(AsyncEffects):
 
     async def get_config(self, session_id: str) -> SessionConfig:
         """The current config of a live session."""
-        request = GetSessionConfigRequest(session_id=session_id)
+        request = _wire.get_config(session_id)
         return to_config((await self._call(self._stub.GetSessionConfig, request)).config)
 
     async def publish(
@@ -198,6 +226,8 @@ class AsyncClient(AsyncEffects):
                     raise refusal(refused.reason, refused.message, session_id)
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from error
+        except OSError as error:
+            raise SidecarUnavailable(f"the token cannot be read: {error}") from error
 
     def session(
         self,
@@ -250,8 +280,8 @@ class AsyncClient(AsyncEffects):
 
     def _linked(self) -> link.Link:
         if self._link is None:
-            self._link = link.Link(self.address, self.worker) if self.worker else (
-                link.shared(self.address)
+            self._link = link.Link(self._connection, self.worker) if self.worker else (
+                link.shared(self._connection)
             )
         return self._link
 
@@ -284,6 +314,8 @@ class AsyncClient(AsyncEffects):
             return await method(request, timeout=self.deadline)
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from error
+        except OSError as error:
+            raise SidecarUnavailable(f"the token cannot be read: {error}") from error
 
 
 class AsyncSession(AsyncEffects, SessionState):

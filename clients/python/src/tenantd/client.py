@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -13,8 +14,8 @@ from google.protobuf.message import Message
 
 from tenantd import _wire, link
 from tenantd._effects import SyncEffects
-from tenantd.address import default_address, grpc_target, normalise
 from tenantd.config import Grant, SessionConfig, to_config, to_grant
+from tenantd.connection import Stamp, connection
 from tenantd.errors import (
     SessionEnded,
     SessionUnknown,
@@ -29,7 +30,6 @@ from tenantd.mailbox import SyncMailbox
 from tenantd.notices import Notice
 from tenantd.session import SessionState, kind_of, outcome_of
 from tenantd.v1 import session_pb2
-from tenantd.v1.session_service_pb2 import GetSessionConfigRequest
 from tenantd.v1.session_service_pb2_grpc import SessionServiceStub
 
 _T = TypeVar("_T")
@@ -48,6 +48,12 @@ class Client(SyncEffects):
     `SidecarUnavailable`. A refusal is never overruled. `slow_threshold`: shortest
     block of the event loop that is told, in seconds; None: not measured.
 
+    `token_file` (read again when it changes) or `token` is shown with each call; `ca_file`
+    says who signs the sidecar's certificate at an `https://` address (default: the usual
+    authorities), `cert_file` and `key_file` are this process's own. What is not given is
+    read from `TENANTD_TOKEN_FILE`, `TENANTD_TOKEN`, `TENANTD_CA_FILE`, `TENANTD_CERT_FILE`
+    and `TENANTD_KEY_FILE`.
+
     Every call raises a `TenantdError`: the class of the refusal's reason, or
     `SidecarUnavailable` when there was no connection or no answer in time.
     """
@@ -60,12 +66,28 @@ class Client(SyncEffects):
         deadline: float = _wire.DEADLINE,
         fail_open: bool = False,
         slow_threshold: float | None = THRESHOLD,
+        token: str | None = None,
+        token_file: str | os.PathLike[str] | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
+        cert_file: str | os.PathLike[str] | None = None,
+        key_file: str | os.PathLike[str] | None = None,
     ) -> None:
-        self.address = default_address() if address is None else normalise(address)
+        self._connection = connection(
+            address,
+            token=token,
+            token_file=token_file,
+            ca_file=ca_file,
+            cert_file=cert_file,
+            key_file=key_file,
+        )
+        self.address = self._connection.address
         self.worker = worker
         self.deadline = deadline
         self.fail_open = fail_open
         self._channel: grpc.Channel | None = None
+        # The one before the certificates changed: its calls go on to their ends.
+        self._former: grpc.Channel | None = None
+        self._stamp: Stamp = ()
         self._link: link.Link | None = None
         self._readers: list[Notices] = []
         self._slow_threshold = slow_threshold
@@ -87,16 +109,22 @@ class Client(SyncEffects):
         shared, self._link = self._link, None
         if shared is not None:
             self._off_loop(link.unshare, shared)
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            channel.close()
+        channels = (self._former, self._channel)
+        self._former = self._channel = None
+        for channel in channels:
+            if channel is not None:
+                channel.close()
 
     @property
     def channel(self) -> grpc.Channel:
         """The gRPC channel, for the generated stubs of `tenantd.v1`."""
-        if self._channel is None:
-            target = grpc_target(self.address)
-            self._channel = grpc.insecure_channel(target, options=_wire.channel_options(target))
+        stamp = self._connection.stamp()
+        if self._channel is None or stamp != self._stamp:
+            try:
+                made = self._connection.channel()
+            except OSError as error:
+                raise SidecarUnavailable(f"a certificate cannot be read: {error}") from error
+            self._former, self._channel, self._stamp = self._channel, made, stamp
         return self._channel
 
     def acquire(
@@ -172,7 +200,7 @@ class Client(SyncEffects):
 
     def get_config(self, session_id: str) -> SessionConfig:
         """The current config of a live session."""
-        request = GetSessionConfigRequest(session_id=session_id)
+        request = _wire.get_config(session_id)
         return to_config((self._call(self._stub.GetSessionConfig, request)).config)
 
     def publish(
@@ -194,6 +222,8 @@ class Client(SyncEffects):
                     raise refusal(refused.reason, refused.message, session_id)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
+        except OSError as error:
+            raise SidecarUnavailable(f"the token cannot be read: {error}") from error
 
     def session(
         self,
@@ -246,8 +276,8 @@ class Client(SyncEffects):
 
     def _linked(self) -> link.Link:
         if self._link is None:
-            self._link = link.Link(self.address, self.worker) if self.worker else (
-                link.shared(self.address)
+            self._link = link.Link(self._connection, self.worker) if self.worker else (
+                link.shared(self._connection)
             )
         return self._link
 
@@ -280,6 +310,8 @@ class Client(SyncEffects):
             return method(request, timeout=self.deadline)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
+        except OSError as error:
+            raise SidecarUnavailable(f"the token cannot be read: {error}") from error
 
 
 class Session(SyncEffects, SessionState):

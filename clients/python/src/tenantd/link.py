@@ -20,7 +20,7 @@ from typing import Any
 import grpc
 
 from tenantd import _wire, notices
-from tenantd.address import grpc_target
+from tenantd.connection import Connection, Stamp
 from tenantd.errors import SidecarUnavailable, TenantdError, Undecided, from_rpc_error
 from tenantd.v1.session_service_pb2 import (
     AcquireSessionRequest,
@@ -75,8 +75,9 @@ class _Outbox:
 class Link:
     """One process's stream to one sidecar."""
 
-    def __init__(self, address: str, worker: str = "") -> None:
-        self.address = address
+    def __init__(self, connection: Connection, worker: str = "") -> None:
+        self.connection = connection
+        self.address = connection.address
         self._named = worker
         self._reset()
         _links.add(self)
@@ -98,6 +99,8 @@ class Link:
         self._wake = threading.Event()
         self._outbox: _Outbox | None = None
         self._call: Any = None
+        self._channel: grpc.Channel | None = None
+        self._stamp: Stamp = ()
         self.connected = threading.Event()
 
     def after_fork(self) -> None:
@@ -121,7 +124,7 @@ class Link:
         with self._lock:
             self._live[session_id] = held
             # Always: the stream may have broken and come back between the acquire and here.
-            self._say(KeepAliveRequest(attach_session_ids=[session_id]))
+            self._say(_wire.attach([session_id]))
 
     def let_go(self, session_id: str) -> None:
         """Keeps it no longer."""
@@ -141,10 +144,8 @@ class Link:
 
     def blocked(self, seconds: float, session_id: str) -> None:
         """Reports that this process's event loop was blocked."""
-        request = KeepAliveRequest(loop_blocked_session_id=session_id)
-        request.loop_blocked.FromNanoseconds(round(seconds * 1e9))
         with self._lock:
-            self._say(request)
+            self._say(_wire.blocked(seconds, session_id))
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
         """Has `subscriber` called with every notice, on the link's thread. Gives the
@@ -186,33 +187,47 @@ class Link:
             self._outbox.messages.put(message)
 
     def _run(self) -> None:
-        target = grpc_target(self.address)
         stop = self._stop
         wait = BACKOFF[0]
         said_down = False
-        with grpc.insecure_channel(target, options=_wire.channel_options(target)) as channel:
-            stub = SessionServiceStub(channel)
-            settler = threading.Thread(
-                target=self._settle, args=(stub, stop), name="tenantd-owed", daemon=True
-            )
-            settler.start()
-            while not stop.is_set():
-                opened = self._stream(stub)
-                if stop.is_set():
-                    break
-                if opened:
-                    wait, said_down = BACKOFF[0], False
-                if not said_down:
-                    said_down = True
-                    log.warning(
-                        "the tenantd sidecar at %s is away; %d sessions go on and re-attach",
-                        self.address,
-                        self.live,
-                    )
-                stop.wait(wait * random.uniform(0.5, 1.0))
-                wait = min(wait * 2, BACKOFF[1])
-            self._wake.set()
-            settler.join(CLOSE_WITHIN)
+        settler = threading.Thread(
+            target=self._settle, args=(stop,), name="tenantd-owed", daemon=True
+        )
+        settler.start()
+        while not stop.is_set():
+            opened, problem = False, ""
+            try:
+                opened = self._stream(self._connected())
+            except OSError as error:
+                problem = f": {error}"  # A token or certificate that cannot be read.
+            if stop.is_set():
+                break
+            if opened:
+                wait, said_down = BACKOFF[0], False
+            if not said_down:
+                said_down = True
+                log.warning(
+                    "the tenantd sidecar at %s is away%s; %d sessions go on and re-attach",
+                    self.address,
+                    problem,
+                    self.live,
+                )
+            stop.wait(wait * random.uniform(0.5, 1.0))
+            wait = min(wait * 2, BACKOFF[1])
+        self._wake.set()
+        settler.join(CLOSE_WITHIN)
+        if self._channel is not None:
+            self._channel.close()
+
+    def _connected(self) -> SessionServiceStub:
+        """Over the channel with the certificates of now: those of then may have expired."""
+        stamp = self.connection.stamp()
+        if self._channel is None or stamp != self._stamp:
+            former, self._channel = self._channel, self.connection.channel()
+            self._stamp = stamp
+            if former is not None:
+                former.close()
+        return SessionServiceStub(self._channel)
 
     def _stream(self, stub: SessionServiceStub) -> bool:
         """Holds the stream as long as it lives; whether it was ever open."""
@@ -223,8 +238,7 @@ class Link:
                 KeepAliveRequest(worker=self.worker, memory_bytes=_resident_bytes())
             )
             for start in range(0, len(ids), ATTACH_AT_MOST):
-                part = ids[start : start + ATTACH_AT_MOST]
-                outbox.messages.put(KeepAliveRequest(attach_session_ids=part))
+                outbox.messages.put(_wire.attach(ids[start : start + ATTACH_AT_MOST]))
             self._outbox = outbox
         opened = False
         try:
@@ -284,7 +298,7 @@ class Link:
                 self.owe(_wire.release(request.session_id, "cancelled", "", "", ""))
         return ""
 
-    def _settle(self, stub: SessionServiceStub, stop: threading.Event) -> None:
+    def _settle(self, stop: threading.Event) -> None:
         """Pays owed releases and reports memory, until the link closes."""
         while True:
             woken = self._wake.wait(MEMORY_EVERY)
@@ -294,11 +308,16 @@ class Link:
                 if not woken:
                     self._say(KeepAliveRequest(memory_bytes=_resident_bytes()))
             for request in owed:
+                if (channel := self._channel) is None:
+                    break
                 try:
+                    stub = SessionServiceStub(channel)
                     stub.ReleaseSession(request, timeout=_wire.DEADLINE)
                 except grpc.RpcError as rpc_error:
                     if isinstance(from_rpc_error(rpc_error), SidecarUnavailable):
                         break  # Until the stream is back.
+                except (OSError, ValueError):
+                    break  # No token to show, or the channel was replaced just now.
                 with self._lock:
                     if self._owed.get(request.session_id) is request:
                         del self._owed[request.session_id]
@@ -336,28 +355,28 @@ def _resident_bytes() -> int:
 
 
 _links: weakref.WeakSet[Link] = weakref.WeakSet()
-_shared: dict[str, tuple[Link, int]] = {}
+_shared: dict[Connection, tuple[Link, int]] = {}
 _shared_lock = threading.Lock()
 
 
-def shared(address: str) -> Link:
-    """The process's link to `address`; give it back with `unshare`."""
+def shared(connection: Connection) -> Link:
+    """The process's link over `connection`; give it back with `unshare`."""
     with _shared_lock:
-        link, users = _shared.get(address, (None, 0))
-        link = link or Link(address)
-        _shared[address] = (link, users + 1)
+        link, users = _shared.get(connection, (None, 0))
+        link = link or Link(connection)
+        _shared[connection] = (link, users + 1)
         return link
 
 
 def unshare(link: Link) -> None:
     """Closes the link with its last user."""
     with _shared_lock:
-        known, users = _shared.get(link.address, (None, 0))
+        known, users = _shared.get(link.connection, (None, 0))
         if known is link and users > 1:
-            _shared[link.address] = (link, users - 1)
+            _shared[link.connection] = (link, users - 1)
             return
         if known is link:
-            del _shared[link.address]
+            del _shared[link.connection]
     link.close()
 
 

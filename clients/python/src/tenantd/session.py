@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import uuid
 from types import TracebackType
 from typing import Any
 
@@ -22,8 +21,6 @@ class SessionState:
     """A session's facts. Made by `client.session(...)`."""
 
     def __init__(self, request: AcquireSessionRequest, retry_for: float) -> None:
-        # Made here, so that a lost reply can be asked for again.
-        request.session_id = request.session_id or f"s-{uuid.uuid4().hex}"
         request.activate = True
         self._request = request
         self._retry_for = retry_for

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -44,7 +44,8 @@ class Sidecar:
 
     `config` as in the config file, as a dict (`{"tenants": {"acme": {"cap": 2}}}`) or as
     its TOML text. `binary`: by default `TENANTD_BIN`, else `tenantd` on the `PATH`.
-    `environment`: variables for `env:NAME` credentials. `log`: its log level.
+    `environment`: variables for `env:NAME` credentials. `log`: its log level. `listen`:
+    where to listen beside its socket, for example `127.0.0.1:7443`.
 
     Use it as a block, or `start()` and `stop()`.
     """
@@ -56,9 +57,11 @@ class Sidecar:
         binary: str | os.PathLike[str] | None = None,
         environment: Mapping[str, str] | None = None,
         log: str = "info",
+        listen: Iterable[str] = (),
     ) -> None:
         self._config = config
         self._binary = binary
+        self._listen = [part for address in listen for part in ("--listen", address)]
         self._environment = {**(environment or {}), "TENANTD_LOG": log}
         # Not the test's own folder: a socket's path may have only 107 bytes.
         self.folder = Path(tempfile.mkdtemp(prefix="td-"))
@@ -107,8 +110,9 @@ class Sidecar:
             return self
         self._write(self._config)
         with self.log.open("ab") as output:
+            command = [self._command(), "serve", "--config", os.fspath(self.file)]
             self._process = subprocess.Popen(
-                [self._command(), "serve", "--config", self.file, "--listen", self.address],
+                [*command, "--listen", self.address, *self._listen],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 # Its audit log goes away with it.
@@ -211,7 +215,9 @@ class Sidecar:
             watch = WatchServiceStub(client.channel)
             try:
                 for session in watch.ListSessions(ListSessionsRequest(), timeout=2).sessions:
-                    client.release(session.session_id, "cancelled")
+                    # Not released: with identities it is another's.
+                    request = RevokeSessionRequest(session_id=session.session_id)
+                    AdminServiceStub(client.channel).RevokeSession(request, timeout=2)
             except (grpc.RpcError, TenantdError):
                 pass  # It drains already, and ends by itself.
 
