@@ -1,5 +1,5 @@
 # Everything a newcomer needs: `make demo` and `make test`.
-.PHONY: demo test build lint gen fuzz rust-test python-test node-test setup python-versions bench node-versions
+.PHONY: demo test build lint gen fuzz rust-test python-test node-test setup python-versions bench node-versions deny
 
 build:
 	cargo build --locked
@@ -55,3 +55,7 @@ gen:
 FUZZ_SECONDS ?= 60
 fuzz:
 	scripts/fuzz.sh $(FUZZ_SECONDS)
+
+# Licences, banned crates and known vulnerabilities; see scripts/deny.sh.
+deny:
+	scripts/deny.sh

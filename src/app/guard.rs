@@ -17,6 +17,7 @@ use crate::domain::{
     event::{Actor, Event, Kind, Subject},
     reject::Rejection,
     tenant::TenantId,
+    time::Now,
 };
 
 /// Most denials that are logged in a second, so that one who keeps knocking does
@@ -150,10 +151,15 @@ impl Sidecar {
         self.guard.denied.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Within the denials that are told in a second.
+    pub(super) fn may_tell_denied(&self, now: Now) -> bool {
+        self.guard.budget.lock().take(DENIALS_PER_SECOND, now.mono)
+    }
+
     fn note_denied(&self, caller: &Caller, action: Action, refused: &Rejection) {
         self.count_denied();
         let now = self.now();
-        if !self.guard.budget.lock().take(DENIALS_PER_SECOND, now.mono) {
+        if !self.may_tell_denied(now) {
             return;
         }
         let hidden = refused.hidden.as_deref();

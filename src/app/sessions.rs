@@ -109,10 +109,10 @@ impl Sidecar {
         span.record("agent_name", (!call.agent_name.is_empty()).then_some(&*call.agent_name));
         if let Err((refused, told)) = &granted {
             *self.rejections.entry(refused.reason).or_default() += 1;
-            if !told {
+            let denied = refused.reason == Reason::NotPermitted;
+            if !told && (!denied || self.may_tell_denied(now)) {
                 let subject = Subject { tenant: refused.tenant.clone(), ..Subject::default() };
                 let kind = Kind::SessionRejected(Box::new(refused.clone()));
-                let denied = refused.reason == Reason::NotPermitted;
                 let actor = denied.then(|| self.actor(caller));
                 self.events.append(vec![Event::new(now, subject, kind).by(actor.as_ref())]);
             }

@@ -4,6 +4,7 @@ pub mod audit;
 pub mod check;
 pub mod client;
 pub mod demo;
+mod harden;
 pub mod healthcheck;
 pub mod logs;
 pub mod operate;
@@ -73,6 +74,10 @@ enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    let may_dump = matches!(&cli.command, Command::Serve(args) if args.allow_core_dumps);
+    if !may_dump && let Err(error) = harden::harden() {
+        return fail(&anyhow::anyhow!("core dumps cannot be switched off: {error}"));
+    }
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.into()),

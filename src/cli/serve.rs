@@ -32,6 +32,10 @@ pub struct Args {
     /// Threads that serve connections, instead of limits.threads of the config
     #[arg(long, env = "TENANTD_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub threads: Option<u16>,
+    /// Lets a crash leave a core file, and debuggers of the same user attach: it holds
+    /// the tenants' keys
+    #[arg(long)]
+    pub allow_core_dumps: bool,
     /// How log lines look
     #[arg(long, env = "TENANTD_LOG_FORMAT", value_name = "FORMAT", default_value = "auto")]
     pub log_format: LogFormat,

@@ -10,6 +10,7 @@ mod catalog;
 #[allow(dead_code, reason = "shared with the tests of TLS")]
 mod certificates;
 mod deploy;
+mod harden;
 mod listeners;
 mod memory;
 mod restart;

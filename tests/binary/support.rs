@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    os::unix::fs::PermissionsExt as _,
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::{Arc, Mutex, mpsc},
@@ -29,6 +29,12 @@ pub struct Start<'a> {
     pub config: &'a str,
     pub listen: &'a [&'a str],
     pub env: &'a [(&'a str, &'a str)],
+    /// Further arguments of `serve`.
+    pub with: &'a [&'a str],
+    /// What a shell does before it becomes the sidecar.
+    pub before: &'a str,
+    /// As this user, where the test is root's.
+    pub user: Option<u32>,
 }
 
 pub fn private(path: &Path, text: &str) {
@@ -44,9 +50,24 @@ impl Start<'_> {
         let dir = tempfile::tempdir().unwrap();
         let config = dir.path().join("tenantd.toml");
         private(&config, self.config);
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tenantd"));
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(format!("{}\nexec \"$0\" \"$@\"", self.before));
+        let binary = PathBuf::from(env!("CARGO_BIN_EXE_tenantd"));
+        match self.user.filter(|_| rustix::process::getuid().is_root()) {
+            None => _ = command.arg(binary),
+            Some(user) => {
+                // It need not be able to reach the build's folder.
+                let own = dir.path().join("tenantd");
+                fs::copy(binary, &own).unwrap();
+                for path in [dir.path(), &config] {
+                    std::os::unix::fs::chown(path, Some(user), Some(user)).unwrap();
+                }
+                command.arg(own).uid(user).gid(user);
+            }
+        }
         command.arg("serve").arg("--config").arg(&config).arg("--listen");
         command.arg(format!("unix:{}", dir.path().join("s.sock").display()));
+        command.args(self.with);
         for listen in self.listen {
             command.arg("--listen").arg(listen);
         }

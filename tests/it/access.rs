@@ -440,22 +440,29 @@ async fn denials_are_events_with_the_actor_and_do_not_flood_the_log() {
         let said = sessions.release_session(with("agent-acme", support::release("s"))).await;
         assert_eq!(reason(&said.unwrap_err()), "SESSION_UNKNOWN");
     }
+    for n in 0..100 {
+        let asked = with("agent-acme", acquire(&format!("no-{n}"), "globex", ""));
+        let said = sessions.acquire_session(asked).await.unwrap_err();
+        assert_eq!(reason(&said), "NOT_PERMITTED");
+    }
     sessions.release_session(with("agent-globex", support::release("s"))).await.unwrap();
-    let mut denials = Vec::new();
+    let (mut denials, mut rejections) = (Vec::new(), 0);
     loop {
         let item = watch.message().await.unwrap().unwrap().item.unwrap();
         let v1::watch_sessions_response::Item::Event(event) = item else { continue };
         match event.kind() {
             v1::EventKind::CallDenied => denials.push(event),
+            v1::EventKind::SessionRejected => rejections += 1,
             v1::EventKind::SessionEnded => break,
             _ => {}
         }
     }
     assert!((1..100).contains(&denials.len()), "{}", denials.len());
+    assert!(rejections < 100, "{rejections}");
     let first = &denials[0];
     assert_eq!((first.actor.as_str(), first.tenant.as_str()), ("agent-acme", "globex"));
     let Some(v1::event::Detail::CallDenied(denied)) = &first.detail else { panic!("{first:?}") };
     assert_eq!(denied.rpc, "SessionService/ReleaseSession");
-    eventually("all are counted", || async { running.sidecar.figures().await.denied == 100 }).await;
+    eventually("all are counted", || async { running.sidecar.figures().await.denied == 200 }).await;
     running.stop().await;
 }
