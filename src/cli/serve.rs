@@ -8,7 +8,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     address::{Address, default_socket},
-    config::{self, AuditPath, Config},
+    audit,
+    config::{self, Config},
     domain::audit::action,
     server::{self, Listeners, systemd},
     telemetry::{self, logs::LogFormat},
@@ -54,10 +55,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     if let Some(threads) = args.threads {
         config.limits.threads = usize::from(threads);
     }
-    let config = Config { audit: audit(&config), ..config };
-    let listeners = listeners(&args.listen, &config)?;
+    let mut listeners = listeners(&args.listen, &config)?;
     let tcp = listeners.tcp;
     let socket = listeners.unix.clone();
+    listeners.audit = audit::default_path(|name| std::env::var(name).ok());
     let bound = server::bind(config, listeners).await?;
     let sidecar = std::sync::Arc::clone(&bound.sidecar);
     let tcp = bound.tcp_address().or(tcp);
@@ -100,16 +101,6 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let ended = bound.run(on_signals, say).await;
     let _ = tokio::task::spawn_blocking(move || drop(exports)).await;
     ended
-}
-
-/// Where the audit log is, as far as the config leaves it open.
-fn audit(config: &Config) -> config::Audit {
-    let mut audit = config.audit.clone();
-    if audit.path == AuditPath::Default {
-        let path = crate::audit::default_path(|name| std::env::var(name).ok());
-        audit.path = path.map_or(AuditPath::Default, AuditPath::File);
-    }
-    audit
 }
 
 fn listeners(asked: &[Address], config: &Config) -> anyhow::Result<Listeners> {

@@ -100,6 +100,8 @@ pub struct Listeners {
     pub unix: Option<PathBuf>,
     /// TCP, with the config's TLS where it has some.
     pub tcp: Option<std::net::SocketAddr>,
+    /// The audit log, where the config leaves its place open.
+    pub audit: Option<PathBuf>,
 }
 
 /// Binds all listeners, so that a conflict fails at the start.
@@ -153,7 +155,7 @@ pub async fn bind(config: Config, listeners: Listeners) -> anyhow::Result<Bound>
     // Before the first instrument: one made earlier would record for nobody.
     let series = labels.series() * MOST_LABELS;
     let registry = telemetry::export::metrics(&mut exports, scraped.is_some(), series)?;
-    let audit = audit(&config, events.epoch());
+    let audit = audit(&config, listeners.audit, events.epoch());
     let config = Arc::new(ArcSwap::from_pointee(config));
     let sources = source::build(&config).await?;
     let sidecar = Arc::new(Sidecar::new(Parts {
@@ -187,20 +189,22 @@ pub async fn bind(config: Config, listeners: Listeners) -> anyhow::Result<Bound>
 }
 
 /// The audit log, where one is kept.
-fn audit(config: &Config, epoch: &str) -> Arc<dyn AuditSink> {
-    let AuditPath::File(path) = &config.audit.path else {
-        if config.audit.path == AuditPath::Default {
-            tracing::warn!(
-                "no audit log is kept: there is no state folder (set audit.path, or HOME)"
-            );
-        }
-        return Arc::new(audit::Off);
+fn audit(config: &Config, default: Option<PathBuf>, epoch: &str) -> Arc<dyn AuditSink> {
+    let path = match &config.audit.path {
+        AuditPath::File(path) => path.clone(),
+        AuditPath::Off => return Arc::new(audit::Off),
+        AuditPath::Default => match default {
+            Some(path) => path,
+            None => {
+                tracing::warn!(
+                    "no audit log is kept: there is no state folder (set audit.path, or HOME)"
+                );
+                return Arc::new(audit::Off);
+            }
+        },
     };
-    let settings = audit::Settings {
-        path: path.clone(),
-        max_bytes: config.audit.max_bytes,
-        keep: config.audit.keep,
-    };
+    let settings =
+        audit::Settings { path, max_bytes: config.audit.max_bytes, keep: config.audit.keep };
     Arc::new(audit::AuditLog::new(settings, epoch))
 }
 

@@ -190,6 +190,8 @@ fn an_edit_of_the_config_file_is_recorded_with_what_it_changed() {
     assert_eq!(reload["asked"]["because"], "the file changed");
     assert_eq!(reload["before"]["limits.max_sessions"], "100");
     assert_eq!(reload["after"]["limits.max_sessions"], "200");
+    assert!(reload["after"]["audit"].is_null(), "only what changed: {reload}");
+    assert!(reload["after"]["restart_required"].is_null(), "{reload}");
     let tenants = of(&all, "tenant.config", "ok");
     assert_eq!(tenants[0]["tenant"], "acme");
     assert_eq!(

@@ -14,6 +14,7 @@ mod harden;
 mod listeners;
 mod memory;
 mod restart;
+mod runbooks;
 mod secrets;
 mod signals;
 mod snapshot;

@@ -212,6 +212,11 @@ pub fn release(id: &str) -> v1::ReleaseSessionRequest {
 }
 
 /// Says aloud that a test could not be made here.
+/// A port that was free a moment ago.
+pub fn free() -> std::net::SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
 pub fn skipped(why: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
 }

@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
 };
 
 use tenantd::wire::v1::{
@@ -10,12 +10,7 @@ use tenantd::wire::v1::{
 };
 use tonic::Request;
 
-use crate::support::{Running, Start, acquire, eventually, text};
-
-/// A port that was free a moment ago.
-fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
+use crate::support::{Running, Start, acquire, eventually, free, text};
 
 fn scrape(address: SocketAddr) -> String {
     let mut stream = TcpStream::connect(address).unwrap();

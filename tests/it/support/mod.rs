@@ -47,7 +47,7 @@ async fn start_on(
     let config = dir.path().join("tenantd.toml");
     write(&config, text);
     let socket = dir.path().join("s.sock");
-    let listeners = Listeners { unix: Some(socket.clone()), tcp };
+    let listeners = Listeners { unix: Some(socket.clone()), tcp, audit: None };
     let bound = server::bind(config::load(&config).unwrap(), listeners).await.unwrap();
     let sidecar = Arc::clone(&bound.sidecar);
     let tcp = bound.tcp_address();
