@@ -9,8 +9,13 @@ use std::{
 };
 
 use tenantd::{
-    cli::top::terminal::Screen,
-    wire::v1::{self, session_service_client::SessionServiceClient},
+    address::Address,
+    cli::top::{
+        feed::{self, Asked},
+        model::Fed,
+        terminal::Screen,
+    },
+    wire::v1::{self, session_service_client::SessionServiceClient, watch_sessions_response::Item},
 };
 
 use crate::support::{Running, Start, acquire, skipped, text};
@@ -75,6 +80,15 @@ impl Terminal {
     fn keys(&self, keys: &[&str]) {
         let said = self.tmux(&[&["send-keys"], keys].concat());
         assert!(said.status.success(), "{}", text(&said));
+    }
+
+    /// Sends one to what the shell runs.
+    fn signal(&self, name: &str) {
+        let shell = text(&self.tmux(&["display-message", "-p", "#{pane_pid}"]));
+        let shell = shell.trim();
+        let child = fs::read_to_string(format!("/proc/{shell}/task/{shell}/children")).unwrap();
+        let sent = Command::new("kill").args(["-s", name, child.trim()]).status().unwrap();
+        assert!(sent.success(), "{child}");
     }
 
     fn waits_for(&self, what: &str, holds: impl Fn(&str) -> bool) -> String {
@@ -179,16 +193,44 @@ fn top_gives_the_terminal_back_on_signals_and_keys() {
         let Some(top) = Terminal::top(how, &running.address()) else { return };
         top.waits_for("a screen", |screen| screen.contains("TENANT"));
         if how.chars().all(|c| c.is_ascii_uppercase()) {
-            let pane = text(&top.tmux(&["display-message", "-p", "#{pane_pid}"]));
-            let pane = pane.trim();
-            let top = fs::read_to_string(format!("/proc/{pane}/task/{pane}/children")).unwrap();
-            let signal = Command::new("kill").args(["-s", how, top.trim()]).status().unwrap();
-            assert!(signal.success());
+            top.signal(how);
         } else {
             top.keys(&[how]);
         }
         top.is_given_back("exit=0");
     }
+}
+
+#[test]
+fn top_is_stopped_and_continued_as_a_job_and_drawn_anew() {
+    let running = Start { config: CONFIG, ..Start::default() }.run();
+    let Some(top) = Terminal::start("job", "exec bash --norc --noprofile -i") else { return };
+    let command = format!("{} --address {} top", env!("CARGO_BIN_EXE_tenantd"), running.address());
+    top.keys(&[&command, "Enter"]);
+    for _ in 0..2 {
+        top.waits_for("a screen", |screen| screen.contains("TENANT ") && screen.contains("live"));
+        assert_eq!(top.state(), "1 0 1");
+        top.keys(&["C-z"]);
+        top.waits_for("the shell", |screen| screen.contains("Stopped"));
+        assert_eq!(top.state(), "0 1 0");
+        top.keys(&["clear; fg", "Enter"]);
+    }
+    top.waits_for("a screen", |screen| screen.contains("TENANT "));
+    // Stopped without a chance to give the terminal back.
+    top.signal("STOP");
+    top.waits_for("the shell", |screen| screen.contains("Stopped"));
+    top.keys(&["fg", "Enter"]);
+    top.waits_for("a whole screen", |screen| {
+        screen.starts_with("tenantd") && !screen.contains("Stopped")
+    });
+    top.keys(&["C-l", "?"]);
+    top.waits_for("the help", |screen| screen.contains("MOVE"));
+    top.tmux(&["resize-window", "-x", "130", "-y", "30"]);
+    top.keys(&["Escape"]);
+    top.waits_for("the columns of a large one", |screen| screen.contains("STARTED"));
+    top.keys(&["q"]);
+    top.waits_for("the shell", |screen| !screen.contains("TENANT "));
+    assert_eq!(top.state(), "0 1 0");
 }
 
 #[test]
@@ -241,4 +283,72 @@ async fn once_and_json_print_the_same_rows() {
     let piped = running.call(&["top"]);
     assert_eq!(piped.status.code(), Some(2), "{}", text(&piped));
     assert!(text(&piped).contains("--once"), "{}", text(&piped));
+}
+
+/// Stands between, and can break what goes through off.
+struct Between {
+    path: std::path::PathBuf,
+    cut: tokio::sync::watch::Sender<u32>,
+}
+
+impl Between {
+    fn start(running: &Running) -> Self {
+        let path = running.dir.path().join("between.sock");
+        let (to, from) = (tokio::net::UnixListener::bind(&path).unwrap(), running.socket());
+        let (cut, is_cut) = tokio::sync::watch::channel(0);
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = to.accept().await {
+                let (from, mut is_cut) = (from.clone(), is_cut.clone());
+                is_cut.mark_unchanged();
+                tokio::spawn(async move {
+                    let mut server = tokio::net::UnixStream::connect(from).await.unwrap();
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                        _ = is_cut.changed() => {}
+                    }
+                });
+            }
+        });
+        Self { path, cut }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_breaks_off_is_resumed_after_the_last_event() {
+    let running = Start { config: CONFIG, ..Start::default() }.run();
+    hold(&running, "AJ_1", "acme").await.unwrap();
+    let between = Between::start(&running);
+    let target = Address::Unix(between.path.clone()).into();
+    let asked =
+        Asked { target, tenants: vec![], agents: vec![], refresh: Duration::from_millis(200) };
+    let (to, mut heard) = tokio::sync::mpsc::channel(feed::WAITING);
+    let feeding = tokio::spawn(feed::run(asked, to));
+    let mut next = async || {
+        let patience = Duration::from_secs(30);
+        loop {
+            match tokio::time::timeout(patience, heard.recv()).await.unwrap().unwrap() {
+                Fed::Figures(_) | Fed::Stalled(_) | Fed::Item(Item::Heartbeat(_)) => {}
+                Fed::Up { resumed } => return format!("up, resumed {resumed}"),
+                Fed::Down(_) => return "down".to_owned(),
+                Fed::Item(Item::Tenant(tenant)) => return tenant.tenant,
+                Fed::Item(Item::Session(session)) => return session.session_id,
+                Fed::Item(Item::SnapshotEnd(_)) => return "whole".to_owned(),
+                Fed::Item(Item::Event(event)) => return format!("event of {}", event.session_id),
+                Fed::Item(Item::Gap(_)) => return "gap".to_owned(),
+            }
+        }
+    };
+    for want in ["up, resumed false", "acme", "AJ_1", "whole"] {
+        assert_eq!(next().await, want);
+    }
+    hold(&running, "AJ_2", "acme").await.unwrap();
+    assert_eq!(next().await, "event of AJ_2");
+    between.cut.send(1).unwrap();
+    assert_eq!(next().await, "down");
+    hold(&running, "AJ_3", "acme").await.unwrap();
+    assert_eq!(next().await, "up, resumed true");
+    assert_eq!(next().await, "event of AJ_3", "neither a gap nor a snapshot nor AJ_2 again");
+    drop(heard);
+    between.cut.send(2).unwrap();
+    feeding.await.unwrap().unwrap();
 }

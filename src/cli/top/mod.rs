@@ -173,7 +173,8 @@ async fn follow(
     let ended = show(asked, &mut app, &mut screen, &mut acting, &clock).await;
     drop(screen);
     ended?;
-    finish(acting).await
+    let unread = app.note.take_if(|note| note.until.is_none()).map(|note| note.text);
+    finish(acting, unread).await
 }
 
 type Acting = JoinSet<(Action, Result<(), String>)>;
@@ -290,10 +291,10 @@ impl Signals {
     }
 }
 
-/// Waits for what was asked for and not answered yet, and says what failed:
-/// there is no screen any more to show it on.
-async fn finish(mut acting: Acting) -> anyhow::Result<()> {
-    let mut failed = Vec::new();
+/// Waits for what was asked for and not answered yet, and says what failed and
+/// was not read: there is no screen any more to show it on.
+async fn finish(mut acting: Acting, unread: Option<String>) -> anyhow::Result<()> {
+    let mut failed = Vec::from_iter(unread);
     while let Some(done) = acting.join_next().await {
         let (action, result) = done?;
         if let Err(problem) = result {

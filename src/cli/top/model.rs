@@ -267,7 +267,9 @@ impl World {
             worker.set(state, now);
             self.workers.insert(worker.state.worker.clone(), worker);
         }
-        let refused = figures.total_rejections.values().sum();
+        // Who may see some tenants only gets no totals by reason.
+        let of_tenants = self.tenants.values().map(|tenant| tenant.state.total_rejections).sum();
+        let refused = figures.total_rejections.values().sum::<u64>().max(of_tenants);
         self.history.push(None, now.mono, figures.total_sessions_started, refused);
         self.figures = Some(Box::new(figures));
     }

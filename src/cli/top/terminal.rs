@@ -11,7 +11,7 @@ use crossterm::{
     event::{DisableBracketedPaste, DisableMouseCapture, EnableBracketedPaste, EnableMouseCapture},
     execute, terminal,
 };
-use ratatui::{Terminal, backend::CrosstermBackend};
+use ratatui::{Terminal, backend::CrosstermBackend, layout::Rect};
 
 /// It, while taken over.
 pub struct Screen(Terminal<CrosstermBackend<Stdout>>);
@@ -61,7 +61,10 @@ impl Screen {
     /// When it is gone.
     pub fn enter(&mut self) -> io::Result<()> {
         enter()?;
-        self.0.clear()
+        // Not `clear`: it asks the terminal where the cursor is, and the answer
+        // would be taken for keys by who waits for those.
+        let size = self.0.size()?;
+        self.0.resize(Rect::new(0, 0, size.width, size.height))
     }
 }
 
@@ -72,6 +75,9 @@ impl Drop for Screen {
 }
 
 fn enter() -> io::Result<()> {
+    // A shell that had the terminal meanwhile has set it back: what crossterm
+    // takes for raw is not.
+    let _ = terminal::disable_raw_mode();
     terminal::enable_raw_mode()?;
     execute!(
         io::stdout(),

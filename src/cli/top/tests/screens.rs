@@ -78,6 +78,19 @@ fn an_action_is_asked_about_with_its_object_and_how_that_stands() {
 }
 
 #[test]
+fn the_words_of_a_failed_action_are_shown_whole() {
+    let mut app = fleet();
+    press(&mut app, &[Key::Char('S')]);
+    let Effect::Act(action) = press(&mut app, &[Key::Enter]) else { panic!() };
+    let why = "refused: NOT_PERMITTED: AdminService/SuspendTenant needs the role admin, \
+        which support (token) does not have for tenant acme";
+    app.done(&action, Err(why.to_owned()), at(105));
+    golden("failed-80x24.txt", &screen(&mut app, SMALL, at(105)));
+    app.done(&action, Err("x".repeat(10_000)), at(105));
+    assert!(screen(&mut app, SMALL, at(105)).contains("acme   "), "the rest stays");
+}
+
+#[test]
 fn an_away_sidecar_is_told_with_what_was_known_last() {
     let mut app = fleet();
     app.hear(Fed::Down("it went away".to_owned()), at(106));

@@ -234,6 +234,6 @@ fn session_fields(page: &mut Page<'_>, row: &SessionRow<'_>, world: &World, now:
             }
         }
         None if state.worker.is_empty() => {}
-        None => page.field("", "not attached".to_owned(), Tone::Warn),
+        None => page.field("", "no figures: gone, or not yours to see".to_owned(), Tone::Plain),
     }
 }

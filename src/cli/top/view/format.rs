@@ -124,6 +124,29 @@ fn begin(chars: impl Iterator<Item = char>, width: usize) -> String {
     cut
 }
 
+/// `text` in at most `most` lines of `width` columns, broken between words.
+#[must_use]
+pub fn wrap(text: &str, width: usize, most: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    let mut words = text.split(' ');
+    while let Some(word) = words.next() {
+        let full = lines.len() == most;
+        let Some(line) = lines.last_mut() else { break };
+        if line.is_empty() {
+            *line = fit(word, width);
+        } else if line.width() + 1 + word.width() <= width {
+            *line = format!("{line} {word}");
+        } else if full {
+            let rest: Vec<_> = std::iter::once(word).chain(words).collect();
+            *line = fit(&format!("{line} {}", rest.join(" ")), width);
+            break;
+        } else {
+            lines.push(fit(word, width));
+        }
+    }
+    lines
+}
+
 /// `text` cut and filled up to exactly `width` columns.
 #[must_use]
 pub fn place(text: &str, width: usize, right: bool) -> String {
@@ -156,6 +179,14 @@ mod tests {
         assert_eq!(fit("abcdef", 4), "abc~");
         assert_eq!(fit_middle("AJ_abcdefgh_0042", 9), "AJ_~_0042");
         assert_eq!(fit_middle("short", 9), "short");
+    }
+
+    #[test]
+    fn words_are_wrapped_and_the_last_line_shows_that_there_is_more() {
+        assert_eq!(wrap("one two three", 8, 3), ["one two", "three"]);
+        assert_eq!(wrap("one two three four", 8, 2), ["one two", "three f~"]);
+        assert_eq!(wrap("unbreakable", 5, 2), ["unbr~"]);
+        assert_eq!(wrap("", 5, 2), [""]);
     }
 
     #[test]

@@ -27,6 +27,8 @@ use super::{
 };
 use crate::cli::text;
 
+/// Most lines for the words of a failure.
+const FAILURE: usize = 3;
 /// The least that it can be drawn in.
 const LEAST: (u16, u16) = (60, 10);
 /// From this height on the events have a pane below the table.
@@ -53,7 +55,7 @@ pub fn draw(frame: &mut Frame, app: &mut App, look: Look, now: Now) {
         Constraint::Length(1),
         Constraint::Min(3),
         Constraint::Length(pane),
-        Constraint::Length(1),
+        Constraint::Length(foot_height(app, area.width)),
     ])
     .areas(area);
     draw_head(frame, head, app, look, now);
@@ -87,14 +89,17 @@ fn draw_head(frame: &mut Frame, area: Rect, app: &App, look: Look, now: Now) {
     let (mut first, mut second) = (vec![Span::styled("tenantd", look.head())], Vec::new());
     if let Some(figures) = &world.figures {
         let up = figures.uptime.as_ref().map(text::span).unwrap_or_default();
+        let memory = match figures.resident_bytes {
+            0 => String::new(),
+            bytes => format!("  mem {}", format::bytes(bytes)),
+        };
         first.push(Span::raw(format!(
-            " {}  up {}  live {} ({} pending)  workers {}  mem {}",
+            " {}  up {}  live {} ({} pending)  workers {}{memory}",
             text::escape(&figures.version),
             format::span(up),
             format::of_cap(figures.active_sessions, Some(figures.machine_cap)),
             figures.pending_sessions,
             figures.workers,
-            format::bytes(figures.resident_bytes),
         )));
         let rates = world.history.rates();
         second.push(Span::raw(format!(
@@ -191,15 +196,26 @@ fn draw_tabs(frame: &mut Frame, area: Rect, app: &mut App, look: Look, now: Now)
     frame.render_widget(Paragraph::new(Line::from(spans)), area);
 }
 
+/// The words of a failure, in lines.
+fn failure(words: &str, width: u16) -> Vec<String> {
+    format::wrap(&format!("{words} (Esc)"), usize::from(width), FAILURE)
+}
+
+/// One line, but for the words of a failure.
+fn foot_height(app: &App, width: u16) -> u16 {
+    let note = app.note.as_ref().filter(|_| app.has_failure());
+    let lines = note.map_or(1, |note| failure(&note.text, width).len());
+    u16::try_from(lines).unwrap_or(1)
+}
+
 /// Keys; or what was done, which is more important.
 fn draw_foot(frame: &mut Frame, area: Rect, app: &App, look: Look) {
     let line = match &app.note {
         Some(note) if note.until.is_none() => {
-            let room = usize::from(area.width).saturating_sub(7);
-            Line::styled(
-                format!("{} (Esc)", fit(&note.text, room)),
-                look.tone(Tone::Bad).patch(look.chosen()),
-            )
+            let style = look.tone(Tone::Bad).patch(look.chosen());
+            let lines = failure(&note.text, area.width).into_iter().map(Line::from);
+            frame.render_widget(Paragraph::new(lines.collect::<Vec<_>>()).style(style), area);
+            return;
         }
         Some(note) => Line::styled(note.text.clone(), look.tone(Tone::Good)),
         None => {
