@@ -1,19 +1,17 @@
 #!/usr/bin/env bash
-# Prints where a program is, installed through apt where it is missing and may be:
-#   scripts/apt.sh PROGRAM PACKAGE
+# Installs a package through apt, where that may be used:
+#   scripts/apt.sh PACKAGE
+# Tests run side by side and apt has one lock, so that here one waits for the other.
 set -euo pipefail
-program=$1 package=$2
-if ! command -v "$program" >/dev/null; then
-  # Tests run side by side, and apt has one lock.
-  exec 9>"${TMPDIR:-/tmp}/tenantd-apt-$(id -u).lock"
-  flock 9
-fi
-if ! command -v "$program" >/dev/null; then
-  sudo=""
-  if [ "$(id -u)" -ne 0 ]; then sudo="sudo -n"; fi
-  ($sudo apt-get install -qq -y "$package" || { $sudo apt-get update -qq && $sudo apt-get install -qq -y "$package"; }) >/dev/null 2>&1 || {
-    echo "$program: apt could not install $package; the tests that use it will be skipped" >&2
-    exit 1
-  }
-fi
-command -v "$program"
+package=$1
+exec 9>"${TMPDIR:-/tmp}/tenantd-apt-$(id -u).lock"
+flock 9
+# Another may have installed it meanwhile.
+if dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q "ok installed"; then exit 0; fi
+sudo=""
+if [ "$(id -u)" -ne 0 ]; then sudo="sudo -n"; fi
+install="$sudo apt-get install -qq -y --no-install-recommends $package"
+($install || { $sudo apt-get update -qq && $install; }) >/dev/null 2>&1 || {
+  echo "apt could not install $package; what uses it will be skipped" >&2
+  exit 1
+}

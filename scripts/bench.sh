@@ -4,12 +4,7 @@
 # shorten it, BENCH_ONLY names the servers (with commas).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-if ! command -v redis-server >/dev/null; then
-  sudo=""
-  if [ "$(id -u)" -ne 0 ]; then sudo="sudo -n"; fi
-  ($sudo apt-get install -qq -y --no-install-recommends redis-server || { $sudo apt-get update -qq && $sudo apt-get install -qq -y --no-install-recommends redis-server; }) >/dev/null 2>&1 ||
-    echo "bench: apt could not install redis-server; it will be left out" >&2
-fi
+command -v redis-server >/dev/null || scripts/apt.sh redis-server || echo "bench: Redis is left out" >&2
 cargo build --locked --release --bin tenantd
 cargo build --locked --release --manifest-path benches/load/Cargo.toml --target-dir target
 mkdir -p target/bench

@@ -1,3 +1,5 @@
 #!/usr/bin/env bash
 # Prints where tmux is, installed through apt where it is missing and may be.
-exec "$(dirname "$0")/apt.sh" tmux tmux
+set -euo pipefail
+command -v tmux >/dev/null || "$(dirname "$0")/apt.sh" tmux
+command -v tmux
