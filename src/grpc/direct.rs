@@ -75,6 +75,10 @@ impl Service<http::Request<Incoming>> for Direct {
     }
 
     fn call(&mut self, request: http::Request<Incoming>) -> Call {
+        if !is_grpc(request.headers()) {
+            let call: Answering = Box::pin(std::future::ready(Ok(status::not_grpc())));
+            return Call { call, patience: None, timer: None };
+        }
         let patience = deadline::of(request.headers());
         let mine =
             request.uri().path().strip_prefix('/').and_then(|p| p.strip_prefix(SERVICE_NAME));
@@ -85,6 +89,14 @@ impl Service<http::Request<Incoming>> for Direct {
         };
         Call { call, patience, timer: None }
     }
+}
+
+/// What a web page has its reader's browser send, with his client certificate, is of
+/// another type: browsers ask before they send this one.
+fn is_grpc(headers: &http::HeaderMap) -> bool {
+    let kind = headers.get(http::header::CONTENT_TYPE).map(http::HeaderValue::as_bytes);
+    let rest = kind.and_then(|kind| kind.strip_prefix(b"application/grpc"));
+    matches!(rest, Some([] | [b'+' | b';', ..]))
 }
 
 /// A call, for as long as its caller waits.

@@ -97,6 +97,14 @@ pub fn interrupted() -> http::Response<tonic::body::Body> {
     Status::new(Code::Internal, "the call was interrupted").into_http()
 }
 
+/// The request is no call.
+#[must_use]
+pub fn not_grpc() -> http::Response<tonic::body::Body> {
+    let mut answer = http::Response::new(tonic::body::Body::empty());
+    *answer.status_mut() = http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    answer
+}
+
 /// As [`explained`], for answers that never reached a service of ours.
 #[must_use]
 pub fn explain<B>(answer: http::Response<B>) -> http::Response<B> {

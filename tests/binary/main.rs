@@ -11,6 +11,7 @@ mod catalog;
 mod certificates;
 mod deploy;
 mod harden;
+mod hostile;
 mod listeners;
 mod memory;
 mod restart;
