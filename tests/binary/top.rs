@@ -127,7 +127,9 @@ fn row<'a>(screen: &'a str, tenant: &str) -> &'a str {
 
 async fn hold(running: &Running, id: &str, tenant: &str) -> Result<(), tonic::Status> {
     let mut sessions = SessionServiceClient::new(running.channel().await);
-    let asked = v1::AcquireSessionRequest { ttl: None, ..acquire(id, tenant) };
+    // Nobody renews it: it must outlive a test on a machine that is busy.
+    let ttl = Some(prost_types::Duration { seconds: 600, nanos: 0 });
+    let asked = v1::AcquireSessionRequest { ttl, ..acquire(id, tenant) };
     sessions.acquire_session(asked).await.map(drop)
 }
 
