@@ -1,5 +1,5 @@
 # Everything a newcomer needs: `make demo` and `make test`.
-.PHONY: demo test build lint gen fuzz rust-test python-test node-test setup python-versions bench node-versions deny
+.PHONY: demo test build lint gen fuzz faults faults-test rust-test python-test node-test setup python-versions bench node-versions deny
 
 build:
 	cargo build --locked
@@ -11,7 +11,7 @@ setup:
 demo: build setup
 	scripts/demo.sh
 
-test: rust-test setup python-test node-test
+test: rust-test setup python-test node-test faults-test
 
 rust-test: build
 	cargo test --locked
@@ -22,6 +22,10 @@ python-test: build
 
 node-test: build
 	cd clients/node && npm run --silent typecheck && npm test --silent
+
+# A short run of `make faults`.
+faults-test: build setup
+	FAULT_SECONDS=20 FAULT_SEED=7 cargo test --locked --test faults
 
 # The clients on other Pythons and Nodes; what the loop monitor costs, a warm acquire by source,
 # and the sidecar against its peers (benches/load; BENCH_ROUNDS=1 for a look).
@@ -40,6 +44,7 @@ bench: setup
 lint:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --test faults -- -D warnings
 	scripts/buf.sh lint
 	scripts/buf.sh format -d --exit-code proto
 	scripts/gen-node.sh --check
@@ -59,3 +64,9 @@ fuzz:
 # Licences, banned crates and known vulnerabilities; see scripts/deny.sh.
 deny:
 	scripts/deny.sh
+
+# Real agents, an operator and a watcher at work while everything under them breaks: the kept
+# seeds and a new one, each for FAULT_SECONDS, or FAULT_SEED alone. docs/reliability.md.
+FAULT_SECONDS ?= 60
+faults: build setup
+	FAULT_SECONDS=$(FAULT_SECONDS) cargo test --locked --test faults

@@ -1,8 +1,9 @@
 //! Entries from a `tenantd.v1.TenantConfigService` of the operator's.
 
-use std::time::Duration;
+use std::{panic::AssertUnwindSafe, time::Duration};
 
 use async_trait::async_trait;
+use futures_util::FutureExt as _;
 use prost_types::{Struct, Value, value::Kind};
 use tokio::sync::mpsc;
 use tonic::{
@@ -119,6 +120,14 @@ impl GrpcSource {
     }
 }
 
+/// What a call to the service comes to. tonic panics where the details of a status
+/// are not base64 (0.14.9, `Status::from_header_map`): a service that sends such
+/// ones has failed, and its watch goes on all the same.
+async fn survive<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let answer = AssertUnwindSafe(call).catch_unwind().await;
+    answer.unwrap_or_else(|_| Err(Status::internal("its status cannot be read")))
+}
+
 fn tls_of(tls: &Tls) -> Result<ClientTlsConfig, String> {
     let read = |path: &std::path::Path| {
         std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
@@ -142,7 +151,7 @@ impl TenantSource for GrpcSource {
             revision: revision.unwrap_or_default().to_owned(),
         };
         let request = self.request(asked).await?;
-        let answer = match self.client.clone().resolve_tenant(request).await {
+        let answer = match survive(self.client.clone().resolve_tenant(request)).await {
             Ok(answer) => answer.into_inner(),
             Err(status) if status.code() == Code::NotFound => return Ok(Fetched::Missing),
             // Its message is the operator's own code's, and may quote anything.
@@ -161,7 +170,7 @@ impl TenantSource for GrpcSource {
     async fn watch(&self, changed: &mpsc::Sender<Changed>) {
         let (mut wait, longest) = RETRY_WATCH;
         loop {
-            let heard = self.listen(changed).await;
+            let heard = survive(self.listen(changed)).await;
             let _ = changed.send(Changed::Lost).await;
             match heard {
                 Err(status) if status.code() == Code::Unimplemented => return,

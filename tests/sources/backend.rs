@@ -43,6 +43,8 @@ pub enum Behaviour {
     Redirect(String),
     /// Headers, and then never the body.
     Hang,
+    /// An error whose details are not what the protocol says.
+    Garbled,
 }
 
 impl Behaviour {
@@ -171,7 +173,15 @@ impl Backend {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let listener = bind(port);
         let port = listener.local_addr().unwrap().port();
-        let mut server = tonic::transport::Server::builder();
+        let garble = |mut answer: axum::http::Response<_>| {
+            if answer.headers().contains_key(GARBLED) {
+                let details = "not base64".parse().unwrap();
+                answer.headers_mut().insert("grpc-status-details-bin", details);
+            }
+            answer
+        };
+        let mut server =
+            tonic::transport::Server::builder().layer(tower::util::MapResponseLayer::new(garble));
         if let Some(tls) = tls {
             server = server.tls_config(tls).unwrap();
         }
@@ -185,6 +195,9 @@ impl Backend {
         Serving { port, runtime: Some(runtime) }
     }
 }
+
+/// Marks an answer whose status is to be garbled: tonic itself would mend it.
+const GARBLED: &str = "x-garbled";
 
 async fn answer(
     State(backend): State<Backend>,
@@ -216,6 +229,7 @@ async fn answer(
             tokio::time::sleep(wait).await;
             with(200, Body::from(entry.to_string()))
         }
+        Behaviour::Garbled => with(599, Body::from("\0")),
         Behaviour::Status(status) => with(status, Body::from("sk-canary-in-an-error-page")),
         Behaviour::Body(text) => with(200, Body::from(text)),
         Behaviour::Large(bytes) => {
@@ -251,6 +265,11 @@ impl TenantConfigService for Backend {
             Behaviour::Large(bytes) => json!({ "labels": { "a": "x".repeat(bytes) } }),
             Behaviour::Body(text) => serde_json::from_str(&text).unwrap_or_default(),
             Behaviour::Hang => std::future::pending().await,
+            Behaviour::Garbled => {
+                let mut status = tonic::Status::internal("sk-canary-in-an-error");
+                status.metadata_mut().insert(GARBLED, "1".parse().unwrap());
+                return Err(status);
+            }
             Behaviour::Status(_) | Behaviour::Redirect(_) => {
                 return Err(tonic::Status::internal("sk-canary-in-an-error"));
             }

@@ -21,6 +21,7 @@ fn faults() -> Vec<(&'static str, Behaviour, &'static str, &'static str)> {
     let key = "sk-canary-1";
     vec![
         ("an error", Behaviour::Status(500), "answered with status 500", "answered Internal"),
+        ("a garbled error", Behaviour::Garbled, "answered with status 599", "answered Internal"),
         ("a refusal", Behaviour::Status(403), "answered with status 403", "answered Internal"),
         (
             "slow for 30 s",
