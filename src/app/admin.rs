@@ -371,6 +371,11 @@ impl Sidecar {
         self.ended.subscribe()
     }
 
+    /// It is this side that closes connections and streams: nobody is lost.
+    pub(super) fn is_ending(&self) -> bool {
+        *self.ended.borrow()
+    }
+
     /// Closes all streams.
     pub fn end_streams(&self) {
         self.ended.send_replace(true);

@@ -75,6 +75,9 @@ impl Sidecar {
 
     /// A KeepAlive stream ended.
     pub async fn stream_closed(&self, worker: &WorkerId, stream: Link) {
+        if self.is_ending() {
+            return;
+        }
         if let Some(owner) = self.workers.close_stream(worker, stream) {
             self.mourn(worker, &owner).await;
         }
@@ -106,6 +109,9 @@ impl Sidecar {
 
     /// A connection ended.
     pub async fn connection_closed(&self, connection: Link) {
+        if self.is_ending() {
+            return;
+        }
         for (worker, owner) in self.workers.close_connection(connection) {
             self.mourn(&worker, &owner).await;
         }

@@ -69,7 +69,7 @@ async fn show(folder: &std::path::Path) -> anyhow::Result<()> {
         .write_all(CONFIG.as_bytes())?;
     let socket = folder.join("tenantd.sock");
     let config = config::load(&file).map_err(|wrong| anyhow::anyhow!("{wrong}"))?;
-    let listeners = Listeners { unix: Some(socket.clone()), tcp: None, audit: None };
+    let listeners = Listeners { unix: Some(socket.clone()), ..Listeners::default() };
     let bound = server::bind(config, listeners).await?;
     let sidecar = Arc::clone(&bound.sidecar);
     let served = tokio::spawn(bound.run(std::future::pending(), || {}));

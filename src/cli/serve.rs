@@ -11,7 +11,7 @@ use crate::{
     audit,
     config::{self, Config},
     domain::audit::action,
-    server::{self, Listeners, systemd},
+    server::{self, Listeners, Stop, inherited::Inherited, systemd},
     telemetry::{self, logs::LogFormat},
 };
 
@@ -21,7 +21,7 @@ const SIGXFSZ: i32 = 25;
 /// Runs the sidecar until SIGTERM or Ctrl-C.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  tenantd serve\n  tenantd serve --config /etc/tenantd.toml\n  tenantd serve --listen unix:/run/tenantd.sock --listen 127.0.0.1:7443\n\nSIGTERM or Ctrl-C drains: new sessions are refused, live ones get until the\ndeadline; a second signal ends at once. SIGHUP reloads the config file."
+    after_help = "Examples:\n  tenantd serve\n  tenantd serve --config /etc/tenantd.toml\n  tenantd serve --listen unix:/run/tenantd.sock --listen 127.0.0.1:7443\n  tenantd serve --take-over\n\nSIGTERM or Ctrl-C drains: new sessions are refused, live ones get until the\ndeadline; a second signal ends at once. SIGUSR2 ends without a drain: live\nsessions wait for the next sidecar. SIGHUP reloads the config file. Sockets\nthat systemd passes (LISTEN_FDS) are used."
 )]
 pub struct Args {
     /// Config file (TOML); without one everything runs on built-in defaults
@@ -30,6 +30,9 @@ pub struct Args {
     /// Where to listen, instead of the config's: unix:PATH or IP:PORT; repeatable
     #[arg(long, value_name = "ADDR")]
     pub listen: Vec<Address>,
+    /// Take the place of the sidecar that runs, if one does: its listeners and its sessions
+    #[arg(long)]
+    pub take_over: bool,
     /// Threads that serve connections, instead of limits.threads of the config
     #[arg(long, env = "TENANTD_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub threads: Option<u16>,
@@ -55,7 +58,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     if let Some(threads) = args.threads {
         config.limits.threads = usize::from(threads);
     }
-    let mut listeners = listeners(&args.listen, &config)?;
+    let mut listeners = listeners(&args.listen, &config, Inherited::from_systemd()?)?;
+    listeners.take_over = args.take_over;
     let tcp = listeners.tcp;
     let socket = listeners.unix.clone();
     listeners.audit = audit::default_path(|name| std::env::var(name).ok());
@@ -68,6 +72,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut leave = signal(SignalKind::user_defined2())?;
     let on_signals = {
         let sidecar = std::sync::Arc::clone(&sidecar);
         async move {
@@ -82,9 +87,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
                     }
                     _ = terminate.recv() => "SIGTERM",
                     _ = interrupt.recv() => "SIGINT",
+                    _ = leave.recv() => return Stop::Leave,
                 };
                 if asked {
-                    return;
+                    return Stop::Now;
                 }
                 asked = true;
                 let (drain, live) = sidecar.begin_drain(None, None).await;
@@ -103,7 +109,11 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     ended
 }
 
-fn listeners(asked: &[Address], config: &Config) -> anyhow::Result<Listeners> {
+fn listeners(
+    asked: &[Address],
+    config: &Config,
+    inherited: Inherited,
+) -> anyhow::Result<Listeners> {
     let mut listeners = Listeners::default();
     for address in asked {
         match address {
@@ -122,7 +132,7 @@ fn listeners(asked: &[Address], config: &Config) -> anyhow::Result<Listeners> {
             "--listen {address} needs listen.tls with cert_file and key_file in the config file"
         );
     }
-    if asked.is_empty() {
+    if asked.is_empty() && !inherited.activated {
         let uid = rustix::process::getuid().as_raw();
         let env = |name: &str| std::env::var(name).ok();
         let default = || match Address::resolve(env, uid) {
@@ -132,6 +142,13 @@ fn listeners(asked: &[Address], config: &Config) -> anyhow::Result<Listeners> {
         listeners.unix = Some(config.listen.unix.clone().unwrap_or_else(default));
         listeners.tcp = config.listen.tcp;
     }
+    if let Some((_, path)) = &inherited.unix {
+        listeners.unix = Some(path.clone());
+    }
+    if let Some(listener) = &inherited.tcp {
+        listeners.tcp = Some(listener.local_addr()?);
+    }
+    listeners.inherited = inherited;
     // The config's own address was checked with it; a flag's was not.
     if let Some(address) = listeners.tcp
         && let Some(problem) = config.listen.unsafe_at(address, &config.access)

@@ -8,7 +8,10 @@ use std::{
     convert::Infallible,
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -31,9 +34,36 @@ pub type Answer = Result<http::Response<Body>, Infallible>;
 /// A call under way.
 pub type Answering = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
+/// Calls that wait for their answer; not the streams, which last.
+#[derive(Clone, Default)]
+pub struct Calls(Arc<AtomicUsize>);
+
+impl Calls {
+    /// How many.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn begin(&self) -> Counted {
+        self.0.fetch_add(1, Ordering::AcqRel);
+        Counted(self.clone())
+    }
+}
+
+/// One of them.
+struct Counted(Calls);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 /// All services.
 #[derive(Clone)]
 pub struct Direct {
+    calls: Calls,
     sessions: SessionServiceServer<Sessions>,
     rest: Routes,
     background: Handle,
@@ -42,12 +72,13 @@ pub struct Direct {
 impl Direct {
     /// `rest` has all services but the agents', and runs in `background`.
     #[must_use]
-    pub const fn new(
+    pub fn new(
         sessions: SessionServiceServer<Sessions>,
         rest: Routes,
         background: Handle,
+        calls: Calls,
     ) -> Self {
-        Self { sessions, rest, background }
+        Self { calls, sessions, rest, background }
     }
 
     /// What operators ask may take long (a reload, everybody's sessions): it must
@@ -77,17 +108,20 @@ impl Service<http::Request<Incoming>> for Direct {
     fn call(&mut self, request: http::Request<Incoming>) -> Call {
         if !is_grpc(request.headers()) {
             let call: Answering = Box::pin(std::future::ready(Ok(status::not_grpc())));
-            return Call { call, patience: None, timer: None };
+            return Call { call, patience: None, timer: None, _counted: None };
         }
         let patience = deadline::of(request.headers());
         let mine =
             request.uri().path().strip_prefix('/').and_then(|p| p.strip_prefix(SERVICE_NAME));
+        // A stream of events is answered at its end, which is its client's.
+        let lasts = mine == Some("/PublishEvents");
+        let counted = (!lasts).then(|| self.calls.begin());
         let call: Answering = if mine.is_some_and(|method| method.starts_with('/')) {
             self.sessions.call(request)
         } else {
             self.elsewhere(request)
         };
-        Call { call, patience, timer: None }
+        Call { call, patience, timer: None, _counted: counted }
     }
 }
 
@@ -105,6 +139,7 @@ pub struct Call {
     patience: Option<Duration>,
     /// Made when the call first waits: most never do.
     timer: Option<Pin<Box<tokio::time::Sleep>>>,
+    _counted: Option<Counted>,
 }
 
 impl Future for Call {

@@ -5,7 +5,7 @@ use std::{io, sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use tokio::{
     net::{TcpListener, UnixListener},
-    sync::{Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
     task::JoinSet,
 };
 
@@ -33,14 +33,17 @@ pub struct Accept {
     pub doors: Vec<Door>,
     pub closed: mpsc::UnboundedSender<u64>,
     pub places: Arc<Semaphore>,
+    /// True when no more are to be accepted: whoever connects waits for the next
+    /// sidecar, where one takes over.
+    pub stop: watch::Receiver<bool>,
 }
 
 impl Accept {
-    pub async fn unix(self, listener: UnixListener) {
+    pub async fn unix(mut self, listener: UnixListener) {
         let own = rustix::process::getuid().as_raw();
         loop {
-            let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
-            let Some((socket, _)) = accepted(listener.accept().await).await else { continue };
+            let Some((place, next)) = self.next(listener.accept()).await else { return };
+            let Some((socket, _)) = accepted(next).await else { continue };
             let cred = socket.peer_cred().ok().map(|of| (of.uid(), of.gid(), of.pid()));
             let peer = Peer::unix(self.sidecar.new_connection(), cred, own);
             let ending = Ending::new(peer, self.closed.clone(), place);
@@ -51,11 +54,11 @@ impl Accept {
         }
     }
 
-    pub async fn tcp(self, listener: TcpListener) {
+    pub async fn tcp(mut self, listener: TcpListener) {
         let open = self.is_open(&listener);
         loop {
-            let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
-            let Some((socket, address)) = accepted(listener.accept().await).await else { continue };
+            let Some((place, next)) = self.next(listener.accept()).await else { return };
+            let Some((socket, address)) = accepted(next).await else { continue };
             let _ = socket.set_nodelay(true);
             let peer = Peer::tcp(self.sidecar.new_connection(), address, open, Arc::default());
             let ending = Ending::new(peer, self.closed.clone(), place);
@@ -68,15 +71,15 @@ impl Accept {
 
     /// Handshakes in tasks of their own, which end with the listener: a slow peer
     /// holds up nobody. Each holds a place among the most connections.
-    pub async fn tls(self, listener: TcpListener, tls: Arc<Tls>) {
+    pub async fn tls(mut self, listener: TcpListener, tls: Arc<Tls>) {
         // Whoever must show a certificate is known by it alone.
         let open = self.is_open(&listener) && !tls.asks_certificates();
         let mut handshakes = JoinSet::new();
         let failures = Arc::new(Mutex::new(Budget::default()));
         loop {
             while handshakes.try_join_next().is_some() {}
-            let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
-            let Some((socket, address)) = accepted(listener.accept().await).await else { continue };
+            let Some((place, next)) = self.next(listener.accept()).await else { break };
+            let Some((socket, address)) = accepted(next).await else { continue };
             let _ = socket.set_nodelay(true);
             let (accept, tls, failures) = (self.clone(), Arc::clone(&tls), Arc::clone(&failures));
             handshakes.spawn(async move {
@@ -95,6 +98,25 @@ impl Accept {
                     }
                 }
             });
+        }
+        while handshakes.join_next().await.is_some() {}
+    }
+
+    /// The next connection, once there is a place for it; none: no more. Nothing
+    /// is lost between the two: a connection that was accepted is dealt.
+    async fn next<T>(
+        &mut self,
+        accept: impl Future<Output = io::Result<T>>,
+    ) -> Option<(OwnedSemaphorePermit, io::Result<T>)> {
+        let places = Arc::clone(&self.places);
+        let next = async {
+            let place = places.acquire_owned().await.ok()?;
+            Some((place, accept.await))
+        };
+        tokio::select! {
+            biased;
+            _ = self.stop.wait_for(|stop| *stop) => None,
+            next = next => next,
         }
     }
 

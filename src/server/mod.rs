@@ -2,6 +2,8 @@
 
 mod accept;
 mod clock;
+mod hand_over;
+pub mod inherited;
 mod reload;
 mod socket;
 mod state;
@@ -9,19 +11,26 @@ pub mod systemd;
 mod threads;
 mod tls;
 
-use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    os::fd::{AsFd as _, OwnedFd},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
+use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 use tokio::{
     net::{TcpListener, UnixListener},
     runtime::Handle,
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, mpsc, watch},
     task::JoinSet,
 };
 use tonic::service::Routes;
 use tower::Layer as _;
 
+use self::inherited::Inherited;
 use crate::{
     app::{
         Parts, Sidecar,
@@ -32,7 +41,10 @@ use crate::{
     config::{AuditPath, Config},
     domain::audit::action,
     grpc::{
-        admin_service::Admin, direct::Direct, session_service::Sessions, watch_service::Watches,
+        admin_service::Admin,
+        direct::{Calls, Direct},
+        session_service::Sessions,
+        watch_service::Watches,
     },
     source::{self, Sources, file::FileSource},
     store::memory::MemoryStore,
@@ -51,6 +63,11 @@ use crate::{
 const TICK: Duration = Duration::from_millis(50);
 /// How long streams get to close by themselves at the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Calls are over when none is under way at so many looks.
+const QUIET_LOOKS: u32 = 3;
+const QUIET_EVERY: Duration = Duration::from_millis(10);
+/// And where another sidecar waits to serve in this one's place.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Changes of sources that wait to be brought to their tenants.
 const CHANGES: usize = 4096;
@@ -82,7 +99,8 @@ pub struct Bound {
     pub sidecar: Arc<Sidecar>,
     sources: Sources,
     kept: state::Kept,
-    unix: Option<(UnixListener, PathBuf)>,
+    offer: Option<hand_over::Offer>,
+    unix: Option<(UnixListener, socket::Place)>,
     tcp: Option<TcpListener>,
     tls: Option<Arc<tls::Tls>>,
     config_path: Option<PathBuf>,
@@ -94,7 +112,7 @@ pub struct Bound {
 }
 
 /// Where to listen, all given.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct Listeners {
     /// Unix socket.
     pub unix: Option<PathBuf>,
@@ -102,6 +120,20 @@ pub struct Listeners {
     pub tcp: Option<std::net::SocketAddr>,
     /// The audit log, where the config leaves its place open.
     pub audit: Option<PathBuf>,
+    /// Those that are open already.
+    pub inherited: Inherited,
+    /// Takes the place of the sidecar that runs, if one does.
+    pub take_over: bool,
+}
+
+/// How it ends before a drain has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// Now.
+    Now,
+    /// Once the calls that are there are answered; live sessions wait for the next
+    /// sidecar.
+    Leave,
 }
 
 /// Binds all listeners, so that a conflict fails at the start.
@@ -110,12 +142,30 @@ pub struct Listeners {
 /// What could not be bound, and what to do.
 pub async fn bind(config: Config, listeners: Listeners) -> anyhow::Result<Bound> {
     let looked = config.path.as_deref().and_then(reload::look);
-    let unix = match listeners.unix {
-        Some(path) => Some((socket::bind(&path, &config.listen).await?, path)),
+    let Listeners { unix, tcp, audit: default_audit, mut inherited, take_over } = listeners;
+    let place = (unix.as_deref(), tcp.map(|address| address.port()));
+    let folder = state::place(&config.state, place);
+    let mut predecessor = None;
+    if take_over {
+        let folder = folder.as_deref().context("--take-over needs a state directory")?;
+        if let Some((before, sockets)) = hand_over::ask(folder).await? {
+            predecessor = Some(before);
+            inherited = sockets;
+        }
+    }
+    let activated = inherited.activated;
+    let unix = match unix {
+        Some(path) => {
+            let listener = match inherited.take_unix(&path)? {
+                Some(listener) => listener,
+                None => socket::bind(&path, &config.listen).await?,
+            };
+            Some((listener, socket::Place::of(path, !activated)))
+        }
         None => None,
     };
-    let tcp = match listeners.tcp {
-        Some(address) => Some(TcpListener::bind(address).await.map_err(|error| {
+    let tcp = match tcp {
+        Some(address) => Some(listen(&mut inherited.tcp, address).await.map_err(|error| {
             anyhow::anyhow!(
                 "cannot listen on {address}: {error}; another process may have the port"
             )
@@ -126,11 +176,54 @@ pub async fn bind(config: Config, listeners: Listeners) -> anyhow::Result<Bound>
         Some(files) if tcp.is_some() => Some(Arc::new(tls::Tls::load(files)?)),
         Some(_) | None => None,
     };
+    let scraped = match config.prometheus {
+        Some(address) => {
+            Some(listen(&mut inherited.prometheus, address).await.map_err(|error| {
+                anyhow::anyhow!("telemetry.prometheus: cannot listen on {address}: {error}")
+            })?)
+        }
+        None => None,
+    };
     let limits = config.limits.clone();
     let config_path = config.path.clone();
+    let labels = Arc::new(TenantLabels::new(limits.metric_tenants));
+    let mut exports = Exports::default();
+    // Before the first instrument: one made earlier would record for nobody.
+    let series = labels.series() * MOST_LABELS;
+    let registry = telemetry::export::metrics(&mut exports, scraped.is_some(), series)?;
+    let config = Arc::new(ArcSwap::from_pointee(config));
+    let sources = source::build(&config).await?;
+    if let Some(predecessor) = predecessor {
+        // All that may fail has not.
+        let pid = predecessor.pid;
+        predecessor.leaves().await?;
+        tracing::info!(pid, "took the place of the sidecar that ran");
+        if let Some((_, path)) = &inherited.unix {
+            // It listened elsewhere.
+            let _ = std::fs::remove_file(path);
+        }
+    }
     let clock = clock::SystemClock::default();
-    let port = listeners.tcp.map(|address| address.port());
-    let found = state::open(&config.state, (unix.as_ref().map(|(_, path)| path.as_path()), port))?;
+    let found = state::open(folder)?;
+    let offer = match &found.folder {
+        Some(folder) => {
+            let goods = hand_over::Goods {
+                unix: match &unix {
+                    Some((listener, place)) => {
+                        Some((listener.as_fd().try_clone_to_owned()?, place.path.clone()))
+                    }
+                    None => None,
+                },
+                tcp: duplicate(tcp.as_ref())?,
+                prometheus: duplicate(scraped.as_ref())?,
+            };
+            let offer = hand_over::Offer::open(folder, goods);
+            offer
+                .inspect_err(|error| tracing::warn!(%error, "nobody can take this one's place"))
+                .ok()
+        }
+        None => None,
+    };
     let events = Arc::new(EventHub::new(
         (limits.events_kept, limits.events_kept_bytes),
         found.epoch.clone(),
@@ -144,20 +237,7 @@ pub async fn bind(config: Config, listeners: Listeners) -> anyhow::Result<Bound>
     ));
     let journal = Arc::clone(&found.journal);
     let kept = found.restore(&store, &events, clock.now()).await;
-    let scraped = match config.prometheus {
-        Some(address) => Some(TcpListener::bind(address).await.map_err(|error| {
-            anyhow::anyhow!("telemetry.prometheus: cannot listen on {address}: {error}")
-        })?),
-        None => None,
-    };
-    let labels = Arc::new(TenantLabels::new(limits.metric_tenants));
-    let mut exports = Exports::default();
-    // Before the first instrument: one made earlier would record for nobody.
-    let series = labels.series() * MOST_LABELS;
-    let registry = telemetry::export::metrics(&mut exports, scraped.is_some(), series)?;
-    let audit = audit(&config, listeners.audit, events.epoch());
-    let config = Arc::new(ArcSwap::from_pointee(config));
-    let sources = source::build(&config).await?;
+    let audit = audit(&config.load(), default_audit, events.epoch());
     let sidecar = Arc::new(Sidecar::new(Parts {
         config,
         store,
@@ -177,6 +257,7 @@ pub async fn bind(config: Config, listeners: Listeners) -> anyhow::Result<Bound>
         sidecar,
         sources,
         kept,
+        offer,
         unix,
         tcp,
         tls,
@@ -186,6 +267,20 @@ pub async fn bind(config: Config, listeners: Listeners) -> anyhow::Result<Bound>
         labels,
         exports,
     })
+}
+
+async fn listen(
+    inherited: &mut Option<std::net::TcpListener>,
+    address: std::net::SocketAddr,
+) -> std::io::Result<TcpListener> {
+    match inherited::take_tcp(inherited, address)? {
+        Some(listener) => Ok(listener),
+        None => TcpListener::bind(address).await,
+    }
+}
+
+fn duplicate(listener: Option<&TcpListener>) -> std::io::Result<Option<OwnedFd>> {
+    listener.map(|listener| listener.as_fd().try_clone_to_owned()).transpose()
 }
 
 /// The audit log, where one is kept.
@@ -222,13 +317,14 @@ impl Bound {
     /// The server's own.
     pub async fn run(
         self,
-        force: impl Future<Output = ()> + Send,
+        force: impl Future<Output = Stop> + Send,
         ready: impl FnOnce(),
     ) -> anyhow::Result<()> {
         let Self {
             sidecar,
             sources,
             kept,
+            offer,
             unix,
             tcp,
             tls,
@@ -239,7 +335,6 @@ impl Bound {
             exports,
         } = self;
         let limits = sidecar.config().limits.clone();
-        let socket_path = unix.as_ref().map(|(_, path)| path.clone());
         let (closed, closings) = mpsc::unbounded_channel();
         let places = Arc::new(Semaphore::new(limits.max_connections));
         let mut tasks = JoinSet::new();
@@ -283,22 +378,27 @@ impl Bound {
         let sessions = SessionServiceServer::new(Sessions(Arc::clone(&sidecar)))
             .max_decoding_message_size(max);
         let meter = opentelemetry::global::meter(telemetry::names::SCOPE);
+        let calls = Calls::default();
         let stack = telemetry::rpc::RpcLayer::new(&meter, wire::methods()).layer(Direct::new(
             sessions,
             rest,
             Handle::current(),
+            calls.clone(),
         ));
-        let threads = threads::start(&stack, &limits, &sidecar.on_end())?;
+        let (stop, leave) = (watch::Sender::new(false), watch::Sender::new(false));
+        let threads = threads::start(&stack, &limits, &leave.subscribe())?;
         let accept = accept::Accept {
             sidecar: Arc::clone(&sidecar),
             doors: threads.doors.clone(),
             closed,
             places,
+            stop: stop.subscribe(),
         };
         let mut accepting = JoinSet::new();
-        if let Some((listener, _)) = unix {
+        let socket = unix.map(|(listener, place)| {
             accepting.spawn(accept.clone().unix(listener));
-        }
+            place
+        });
         match (tcp, tls) {
             (Some(listener), Some(tls)) => {
                 tasks.spawn(Arc::clone(&tls).follow(Arc::clone(&sidecar)));
@@ -311,27 +411,65 @@ impl Bound {
         set_health(&health, true).await;
         tasks.spawn(kept.clone().tell_health(Arc::clone(&sidecar), health.clone()));
         ready();
+        let taken = async {
+            match &offer {
+                Some(offer) => offer.taken().await,
+                None => std::future::pending().await,
+            }
+        };
         let drained = drained(&sidecar, &health);
-        tokio::select! {
-            () = drained => {}
-            () = force => tracing::warn!("ending at once"),
-        }
-        sidecar.end_streams();
-        if let Some(path) = socket_path {
-            let _ = fs::remove_file(path);
-        }
+        let mut patience = CLOSE_TIMEOUT;
+        let successor = tokio::select! {
+            () = drained => None,
+            stop = force => {
+                match stop {
+                    Stop::Now => tracing::warn!("ending at once"),
+                    Stop::Leave => tracing::info!("ending; live sessions wait for the next sidecar"),
+                }
+                None
+            }
+            successor = taken => {
+                tracing::info!("another sidecar takes over");
+                patience = LEAVE_TIMEOUT;
+                Some(successor)
+            }
+        };
         // Nobody is let in any more, before the doors close.
+        stop.send_replace(true);
+        let accepted = async { while accepting.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(patience, accepted).await;
         accepting.shutdown().await;
-        threads.end(CLOSE_TIMEOUT).await;
+        if successor.is_none()
+            && let Some(place) = socket
+        {
+            place.remove();
+        }
+        // Connections are told to go, and what was asked on them is answered; then
+        // streams end with the last of what there is to tell.
+        leave.send_replace(true);
+        let _ = tokio::time::timeout(patience, quiet(&calls)).await;
+        sidecar.end_streams();
+        threads.end(patience).await;
         // What operators began is recorded to its end before the end is.
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, sidecar.end_actions()).await;
         let left = json!({ "live_sessions": sidecar.live().await });
         note(&sidecar, action::END, left).await;
         tasks.shutdown().await;
-        kept.close();
+        kept.leave();
+        drop(successor);
         // The last figures are sent by threads that may wait for a collector.
         let _ = tokio::task::spawn_blocking(move || drop(exports)).await;
         Ok(())
+    }
+}
+
+/// Waits until no call has been under way for a moment: what its clients had sent
+/// before they were told to go has come in by then.
+async fn quiet(calls: &Calls) {
+    let mut looks = 0;
+    while looks < QUIET_LOOKS {
+        tokio::time::sleep(QUIET_EVERY).await;
+        looks = if calls.count() == 0 { looks + 1 } else { 0 };
     }
 }
 

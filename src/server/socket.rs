@@ -1,15 +1,41 @@
 //! The unix socket's place in the file system.
 
 use std::{
-    fs,
+    fs, io,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use anyhow::Context as _;
 use tokio::net::UnixListener;
 
 use crate::config::Listen;
+
+/// A socket's place, and which socket was there at the start.
+pub struct Place {
+    pub path: PathBuf,
+    /// Its file, where it is ours to remove.
+    own: Option<(u64, u64)>,
+}
+
+impl Place {
+    /// Of a socket that is bound.
+    pub fn of(path: PathBuf, own: bool) -> Self {
+        let own = own.then(|| identity(&path)).flatten();
+        Self { path, own }
+    }
+
+    /// Removes the file, unless it is another socket's by now.
+    pub fn remove(&self) {
+        if self.own.is_some() && self.own == identity(&self.path) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
+}
 
 /// Binds a socket that only its owner can reach, or as the config says, in a
 /// folder where nobody else can put one in its place.
@@ -37,14 +63,19 @@ pub async fn bind(path: &Path, listen: &Listen) -> anyhow::Result<UnixListener> 
         fs::remove_file(path)?;
     }
     // Nobody else may connect in the moment before the mode is set.
-    let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
-    let bound = UnixListener::bind(path);
-    rustix::process::umask(before);
-    let listener =
-        bound.map_err(|error| anyhow::anyhow!("cannot listen on {}: {error}", path.display()))?;
+    let listener = private(path)
+        .map_err(|error| anyhow::anyhow!("cannot listen on {}: {error}", path.display()))?;
     give(path, listen)?;
     fs::set_permissions(path, fs::Permissions::from_mode(listen.unix_mode))?;
     Ok(listener)
+}
+
+/// Binds a socket that only its owner can reach.
+pub fn private(path: &Path) -> io::Result<UnixListener> {
+    let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
+    let bound = UnixListener::bind(path);
+    rustix::process::umask(before);
+    bound
 }
 
 /// A folder that whoever may use the socket can pass through, and nobody else.

@@ -30,31 +30,26 @@ pub struct Found {
     pub epoch: String,
     pub head: u64,
     files: Option<Arc<Files>>,
+    /// The directory.
+    pub folder: Option<PathBuf>,
     image: Image,
     rebooted: bool,
 }
 
-/// Opens the state of a sidecar that listens there.
-pub fn open(
-    config: &config::State,
-    listening: (Option<&Path>, Option<u16>),
-) -> anyhow::Result<Found> {
-    let Some(path) = place(config, listening) else {
-        if config.enabled {
-            tracing::warn!(
-                "a restart will forget live sessions: a port chosen by the system has no state directory; give a [state] path"
-            );
-        }
+/// Opens the state in its directory; none: nothing is kept.
+pub fn open(folder: Option<PathBuf>) -> anyhow::Result<Found> {
+    let Some(folder) = folder else {
         return Ok(Found {
             journal: Arc::new(NoJournal),
             epoch: uuid::Uuid::new_v4().simple().to_string(),
             head: 0,
             files: None,
+            folder: None,
             image: Image::default(),
             rebooted: false,
         });
     };
-    let opened = state::open(&path)?;
+    let opened = state::open(&folder)?;
     if let Some(lost) = &opened.lost {
         tracing::error!(
             lost,
@@ -66,28 +61,37 @@ pub fn open(
         epoch: opened.epoch,
         head: opened.head,
         files: Some(opened.journal),
+        folder: Some(folder),
         image: opened.image,
         rebooted: opened.rebooted,
     })
 }
 
 /// The directory; none: nothing is kept.
-fn place(config: &config::State, (unix, port): (Option<&Path>, Option<u16>)) -> Option<PathBuf> {
+pub fn place(
+    config: &config::State,
+    (unix, port): (Option<&Path>, Option<u16>),
+) -> Option<PathBuf> {
     if !config.enabled {
         return None;
     }
     // systemd's StateDirectory= may name several.
     let given = env::var_os("STATE_DIRECTORY").filter(|given| !given.is_empty());
     let given = given.and_then(|given| env::split_paths(&given).next());
-    config.path.clone().or(given).or_else(|| unix.map(|path| path.with_extension("state"))).or_else(
-        || {
-            // One that the system chose finds no successor, and may find a stranger.
-            let port = port.filter(|port| *port != 0)?;
-            let uid = rustix::process::getuid().as_raw();
-            let beside = default_socket(|name| env::var(name).ok(), uid);
-            Some(beside.with_file_name(format!("tcp-{port}.state")))
-        },
-    )
+    let beside = || unix.map(|path| path.with_extension("state"));
+    let of_port = || {
+        // One that the system chose finds no successor, and may find a stranger.
+        let Some(port) = port.filter(|port| *port != 0) else {
+            tracing::warn!(
+                "a restart will forget live sessions: a port chosen by the system has no state directory; give a [state] path"
+            );
+            return None;
+        };
+        let uid = rustix::process::getuid().as_raw();
+        let socket = default_socket(|name| env::var(name).ok(), uid);
+        Some(socket.with_file_name(format!("tcp-{port}.state")))
+    };
+    config.path.clone().or(given).or_else(beside).or_else(of_port)
 }
 
 impl Found {
@@ -175,9 +179,12 @@ impl Kept {
         }
     }
 
-    /// No more events come.
-    pub fn close(&self) {
+    /// No more events come: leaves the state to whoever starts next.
+    pub fn leave(&self) {
         self.events.close();
+        if let Some(files) = &self.files {
+            files.leave();
+        }
     }
 }
 

@@ -58,7 +58,8 @@ pub struct Threads {
     stop: watch::Sender<bool>,
 }
 
-/// Starts threads that serve `stack` until `ended` turns true.
+/// Starts threads that serve `stack` until `ended` turns true, and from then on
+/// what they have, telling each connection to go.
 ///
 /// # Errors
 /// No thread or runtime to be had.
@@ -129,13 +130,8 @@ async fn serve(
 ) {
     let connections = TaskTracker::new();
     let over = ended.clone();
-    loop {
-        let arrived = tokio::select! {
-            arrived = arrivals.recv() => arrived,
-            _ = ended.wait_for(|ended| *ended) => None,
-        };
-        let Some(arrived) = arrived else { break };
-        let Ok(connection) = Connection::open(arrived) else { continue };
+    let take = |arrived| {
+        let Ok(connection) = Connection::open(arrived) else { return };
         let calls = OfPeer::new(stack.clone(), Arc::new(connection.peer().clone()));
         let mut serving = Box::pin(builder.serve_connection(TokioIo::new(connection), calls));
         let mut over = over.clone();
@@ -147,6 +143,21 @@ async fn serve(
             }
             let _ = serving.await;
         });
+    };
+    loop {
+        let arrived = tokio::select! {
+            arrived = arrivals.recv() => arrived,
+            _ = ended.wait_for(|ended| *ended) => None,
+        };
+        match arrived {
+            Some(arrived) => take(arrived),
+            None => break,
+        }
+    }
+    // Whoever was let in is answered, and told to go.
+    arrivals.close();
+    while let Some(arrived) = arrivals.recv().await {
+        take(arrived);
     }
     connections.close();
     connections.wait().await;

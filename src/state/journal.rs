@@ -56,8 +56,8 @@ struct Writer {
     to_sync: bool,
     problem: Option<String>,
     buffer: Vec<u8>,
-    /// Held until the end.
-    _lock: File,
+    /// Held until it is left.
+    lock: Option<File>,
 }
 
 impl Files {
@@ -81,7 +81,7 @@ impl Files {
             to_sync: false,
             problem: None,
             buffer: Vec::new(),
-            _lock: lock,
+            lock: Some(lock),
         };
         Self { writer: Mutex::new(writer), has_problem: AtomicBool::new(false), has_lost }
     }
@@ -140,6 +140,15 @@ impl Files {
         }
     }
 
+    /// Leaves the state to the next: nothing is recorded from here on.
+    pub fn leave(&self) {
+        let writer = &mut *self.writer.lock();
+        writer.file = None;
+        writer.problem = Some("it is another sidecar's by now".to_owned());
+        self.has_problem.store(true, Ordering::Release);
+        writer.lock = None;
+    }
+
     /// The file and its folder, where they are to be synced now.
     pub fn to_sync(&self) -> Option<(File, PathBuf)> {
         let writer = &mut *self.writer.lock();
@@ -161,6 +170,9 @@ fn take(file: &File, from: u64) -> u64 {
 
 impl Writer {
     fn begin_file(&mut self) -> io::Result<()> {
+        if self.lock.is_none() {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
         // One of this number is a try that could not be removed: it holds nothing
         // that the files before it do not.
         let number = self.number + 1;

@@ -48,7 +48,7 @@ pub enum Error {
     #[error("the state directory {path} cannot be used: {error}; give another [state] path, or switch it off with enabled = false", path = path.display())]
     Io { path: PathBuf, error: io::Error },
     #[error(
-        "another sidecar (process {pid}) uses the state directory {path}; stop it, or give another [state] path", path = path.display()
+        "another sidecar (process {pid}) uses the state directory {path}; stop it, take its place with --take-over, or give another [state] path", path = path.display()
     )]
     InUse { path: PathBuf, pid: String },
     #[error(
@@ -129,6 +129,12 @@ fn lock(path: &Path) -> Result<File, Error> {
 fn boot() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map(|id| id.trim().to_owned())
+        .inspect_err(|error| {
+            tracing::warn!(
+                %error,
+                "a restart will forget live sessions: /proc/sys/kernel/random/boot_id cannot be read"
+            );
+        })
         .unwrap_or_default()
 }
 

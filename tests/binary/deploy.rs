@@ -185,12 +185,16 @@ fn the_systemd_unit_is_valid_and_shut_off_and_its_commands_exist() {
     }
     let unit = repository("deploy/systemd/tenantd.service");
     let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("tenantd.socket");
+    fs::write(&socket, repository("deploy/systemd/tenantd.socket")).unwrap();
     let path = dir.path().join("tenantd.service");
     fs::write(&path, unit.replace("/usr/bin/tenantd", env!("CARGO_BIN_EXE_tenantd"))).unwrap();
     let path = path.to_str().unwrap();
-    let verified = run("systemd-analyze".into(), &["verify", path]);
+    let verified = run("systemd-analyze".into(), &["verify", path, socket.to_str().unwrap()]);
     succeeds(&verified);
-    assert!(!text(&verified).contains("tenantd.service"), "{}", text(&verified));
+    for file in ["tenantd.service", "tenantd.socket"] {
+        assert!(!text(&verified).contains(file), "{}", text(&verified));
+    }
     let secure = ["security", "--offline=true", "--threshold=20", "--no-pager", path];
     succeeds(&run("systemd-analyze".into(), &secure));
     for line in unit.lines().filter(|line| line.contains("=/usr/bin/tenantd ")) {

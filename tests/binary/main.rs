@@ -23,6 +23,7 @@ mod stock;
 mod support;
 mod telemetry;
 mod top;
+mod upgrade;
 #[path = "../sources/vault_server.rs"]
 #[allow(dead_code, reason = "shared with the tests of sources")]
 mod vault_server;

@@ -128,7 +128,12 @@ impl Running {
     }
 
     pub async fn channel(&self) -> Channel {
-        let path = self.socket();
+        Self::connect(&self.socket()).await
+    }
+
+    /// Over a unix socket.
+    pub async fn connect(path: &Path) -> Channel {
+        let path = path.to_owned();
         let connector = tower::service_fn(move |_| {
             let path = path.clone();
             async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
@@ -150,6 +155,26 @@ impl Running {
         self.signal(signal);
         self.ends();
         self.start_again();
+    }
+
+    /// Starts another one in its place; the exit code of the one before.
+    pub fn take_over(&mut self) -> Option<i32> {
+        let mut next = Command::new(self.command.get_program());
+        next.args(self.command.get_args()).stderr(Stdio::piped());
+        next.envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        if !self.command.get_args().any(|argument| argument == "--take-over") {
+            next.arg("--take-over");
+        }
+        self.command = next;
+        let (child, said) = ready(&mut self.command);
+        let before = std::mem::replace(&mut self.child, child);
+        let mut before = Running {
+            child: before,
+            said: std::mem::replace(&mut self.said, said),
+            dir: tempfile::tempdir().unwrap(),
+            command: Command::new("true"),
+        };
+        before.ends()
     }
 
     pub fn kill(&mut self) {

@@ -77,9 +77,9 @@ export async function startSidecar(t, config = CONFIG, listen = undefined, more 
   let log = "";
   let child;
   let exited;
-  const start = () => {
+  const start = (...flags) => {
     const listens = [address, ...more].flatMap((at) => ["--listen", at]);
-    child = spawn(binary, ["serve", "--config", file, ...listens], {
+    child = spawn(binary, ["serve", "--config", file, ...listens, ...flags], {
       stdio: ["ignore", "ignore", "pipe"],
       env: { ...process.env, XDG_STATE_HOME: directory },
     });
@@ -128,6 +128,12 @@ export async function startSidecar(t, config = CONFIG, listen = undefined, more 
     async restart() {
       start();
       await serves();
+    },
+    /** Starts another one in its place; the one before ends by itself. */
+    async takeOver() {
+      const before = exited;
+      start("--take-over");
+      assert.deepEqual(await before, [0, null], log);
     },
     /** Changes the config file and has it read. */
     async configure(text) {

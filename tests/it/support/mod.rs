@@ -6,7 +6,7 @@ use hyper_util::rt::TokioIo;
 use tenantd::{
     app::Sidecar,
     config,
-    server::{self, Listeners},
+    server::{self, Listeners, Stop},
     wire::v1::{
         self, admin_service_client::AdminServiceClient,
         session_service_client::SessionServiceClient, watch_service_client::WatchServiceClient,
@@ -47,12 +47,18 @@ async fn start_on(
     let config = dir.path().join("tenantd.toml");
     write(&config, text);
     let socket = dir.path().join("s.sock");
-    let listeners = Listeners { unix: Some(socket.clone()), tcp, audit: None };
+    let listeners = Listeners { unix: Some(socket.clone()), tcp, ..Listeners::default() };
     let bound = server::bind(config::load(&config).unwrap(), listeners).await.unwrap();
     let sidecar = Arc::clone(&bound.sidecar);
     let tcp = bound.tcp_address();
     let (force, forced) = oneshot::channel();
-    let served = tokio::spawn(bound.run(async { _ = forced.await }, || {}));
+    let served = tokio::spawn(bound.run(
+        async {
+            _ = forced.await;
+            Stop::Now
+        },
+        || {},
+    ));
     (Running { sidecar, config, socket, force: Some(force), served, _dir: dir }, tcp)
 }
 
