@@ -116,3 +116,21 @@ fn every_metric_is_documented() {
         assert!(text.contains(&format!("`{name}`")), "docs/metrics.md does not name {name}");
     }
 }
+
+#[test]
+fn every_documented_metric_and_attribute_exists() {
+    let names = include_str!("../src/telemetry/names.rs");
+    let text = doc("metrics.md");
+    let table = text.split("| name | kind |").nth(1).unwrap().split("\n\n").next().unwrap();
+    let mut seen = 0;
+    for row in table.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<_> = row.trim_matches('|').split(" | ").collect();
+        for cell in [cells[0], cells[2]] {
+            for name in cell.split('`').skip(1).step_by(2) {
+                seen += 1;
+                assert!(names.contains(&format!("\"{name}\"")), "there is no {name}");
+            }
+        }
+    }
+    assert!(seen > 60, "the table was not read");
+}

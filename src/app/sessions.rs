@@ -105,8 +105,14 @@ impl Sidecar {
             span.record("tenant", tenant.as_str());
         }
         span.record("reason", reason.map(crate::domain::reject::Reason::name));
-        span.record("session_id", granted.as_ref().ok().map(|got| got.grant.session.id.as_str()));
-        span.record("agent_name", (!call.agent_name.is_empty()).then_some(&*call.agent_name));
+        // What was refused is named too, where it is a name: raw input goes nowhere.
+        if !span.is_disabled() {
+            let asked = SessionId::parse(&call.session_id).ok();
+            let id = granted.as_ref().ok().map(|got| &got.grant.session.id).or(asked.as_ref());
+            span.record("session_id", id.map(SessionId::as_str));
+            let agent = AgentName::parse(&call.agent_name).ok();
+            span.record("agent_name", agent.as_ref().map(AgentName::as_str));
+        }
         if let Err((refused, told)) = &granted {
             *self.rejections.entry(refused.reason).or_default() += 1;
             let denied = refused.reason == Reason::NotPermitted;

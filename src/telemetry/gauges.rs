@@ -145,11 +145,13 @@ fn process(meter: &Meter, latest: &Latest) {
     let latest = Arc::clone(latest);
     meter
         .f64_observable_gauge(names::PROCESS_UPTIME)
+        .with_description("Time since the start")
         .with_unit("s")
         .with_callback(move |to| to.observe(latest.load().uptime.as_secs_f64(), &[]))
         .build();
     meter
         .u64_observable_gauge(names::PROCESS_MEMORY)
+        .with_description("Resident memory")
         .with_unit("By")
         .with_callback(|to| {
             if let Some(bytes) = resident_bytes() {
@@ -159,6 +161,7 @@ fn process(meter: &Meter, latest: &Latest) {
         .build();
     meter
         .f64_observable_counter(names::PROCESS_CPU)
+        .with_description("CPU time used")
         .with_unit("s")
         .with_callback(|to| {
             let Ok(stat) = procfs::process::Process::myself().and_then(|me| me.stat()) else {
@@ -172,6 +175,7 @@ fn process(meter: &Meter, latest: &Latest) {
         .build();
     meter
         .u64_observable_gauge(names::PROCESS_FDS)
+        .with_description("Open file descriptors")
         .with_callback(|to| {
             if let Ok(count) = procfs::process::Process::myself().and_then(|me| me.fd_count()) {
                 to.observe(count as u64, &[]);
@@ -180,6 +184,7 @@ fn process(meter: &Meter, latest: &Latest) {
         .build();
     meter
         .u64_observable_gauge(names::PROCESS_THREADS)
+        .with_description("Threads")
         .with_callback(|to| {
             if let Ok(stat) = procfs::process::Process::myself().and_then(|me| me.stat()) {
                 to.observe(u64::try_from(stat.num_threads).unwrap_or(0), &[]);

@@ -83,7 +83,14 @@ pub fn install(format: LogFormat, tracer: Option<SdkTracer>) {
     // themselves, and a span that nobody wants is never made.
     let lines = lines.with_filter(filter_fn(|meta| !is_call(meta)).and(filter));
     let spans = tracer.map(|tracer| {
-        tracing_opentelemetry::layer().with_tracer(tracer).with_filter(filter_fn(is_call))
+        // What the conventions have, and nothing about this program's own sources.
+        tracing_opentelemetry::layer()
+            .with_tracer(tracer)
+            .with_location(false)
+            .with_threads(false)
+            .with_target(false)
+            .with_tracked_inactivity(false)
+            .with_filter(filter_fn(is_call))
     });
     let installed = tracing_subscriber::registry().with(lines).with(spans).try_init();
     // A second install (tests in one process) keeps the first.

@@ -16,25 +16,37 @@ fn quoted(text: &str) -> Vec<String> {
     text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
+/// The rows of the table: names, kind and labels.
+fn rows() -> Vec<(Vec<String>, String, Vec<String>)> {
+    let text = repository("docs/metrics.md");
+    let table = text.split("| name | kind |").nth(1).unwrap().split("\n\n").next().unwrap();
+    let row = |line: &str| {
+        let cells: Vec<_> = line.trim_matches('|').split(" | ").collect();
+        (quoted(cells[0]), cells[1].to_owned(), quoted(cells[2]))
+    };
+    table.lines().filter(|line| line.starts_with("| `")).map(row).collect()
+}
+
+/// Each metric by its own name.
+pub fn metrics() -> Vec<String> {
+    rows().into_iter().flat_map(|(names, ..)| names).collect()
+}
+
 /// Each series' name with its labels.
 pub fn series() -> BTreeMap<String, BTreeSet<String>> {
     let mut all = BTreeMap::new();
-    let text = repository("docs/metrics.md");
-    let table = text.split("| name | kind |").nth(1).unwrap().split("\n\n").next().unwrap();
-    for row in table.lines().filter(|line| line.starts_with("| `")) {
-        let cells: Vec<_> = row.trim_matches('|').split(" | ").collect();
-        let labels: BTreeSet<String> =
-            quoted(cells[2]).into_iter().map(|of| of.replace('.', "_")).collect();
-        for name in quoted(cells[0]) {
+    for (names, kind, labels) in rows() {
+        let labels: BTreeSet<String> = labels.into_iter().map(|of| of.replace('.', "_")).collect();
+        for name in names {
             let mut name = name.replace('.', "_");
-            if cells[1].ends_with(", s") {
+            if kind.ends_with(", s") {
                 name += "_seconds";
-            } else if cells[1].ends_with(", By") {
+            } else if kind.ends_with(", By") {
                 name += "_bytes";
             }
-            if cells[1].starts_with("counter") {
+            if kind.starts_with("counter") {
                 all.insert(name + "_total", labels.clone());
-            } else if cells[1].starts_with("histogram") {
+            } else if kind.starts_with("histogram") {
                 let mut with_bound = labels.clone();
                 with_bound.insert("le".to_owned());
                 all.insert(format!("{name}_bucket"), with_bound);

@@ -14,6 +14,8 @@ mod harden;
 mod hostile;
 mod listeners;
 mod memory;
+mod otlp;
+mod prometheus;
 mod restart;
 mod runbooks;
 mod secrets;
