@@ -399,6 +399,9 @@ impl Bound {
             accepting.spawn(accept.clone().unix(listener));
             place
         });
+        // Of its own, so that nobody from afar takes the places of agents here.
+        let places = Arc::new(Semaphore::new(limits.max_connections));
+        let accept = accept::Accept { places, ..accept };
         match (tcp, tls) {
             (Some(listener), Some(tls)) => {
                 tasks.spawn(Arc::clone(&tls).follow(Arc::clone(&sidecar)));

@@ -355,3 +355,25 @@ async fn an_edit_that_takes_all_identities_away_opens_nothing() {
     .await;
     running.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_takes_all_places_from_afar_takes_none_of_the_agents_here() {
+    let (servers, clients) = (Authority::new(), Authority::new());
+    let files = Files::new(&servers.server(), &clients.pem());
+    let config =
+        format!("[limits]\nmax_connections=4\n{}{}", identities(), files.config("optional"));
+    let (running, port) = support::start_tcp(&config).await;
+    let all = async {
+        let mut there = Vec::new();
+        for _ in 0..4 {
+            there.push(client(port, &servers.pem(), None, "localhost").await.unwrap());
+        }
+        for _ in 0..3 {
+            let mut watches = running.watches().await;
+            watches.list_sessions(v1::ListSessionsRequest::default()).await.unwrap();
+        }
+    };
+    let answered = tokio::time::timeout(std::time::Duration::from_secs(20), all).await;
+    assert!(answered.is_ok(), "somebody waits for a place");
+    running.stop().await;
+}
