@@ -138,7 +138,8 @@ impl Machine {
         command
     }
 
-    /// No service manager runs here: `systemctl` does what the unit says.
+    /// No service manager runs here: `systemctl` does what the unit says, and starts
+    /// nothing while the last one is still ending.
     fn stand_ins(&self) {
         let binary = env!("CARGO_BIN_EXE_tenantd");
         std::os::unix::fs::symlink(binary, self.path("bin/tenantd")).unwrap();
@@ -146,8 +147,9 @@ impl Machine {
         let (pid, log) = (pid.display(), log.display());
         let script = format!(
             "#!/bin/bash\n\
-             start() {{ tenantd serve --config $TENANTD_CONFIG --listen $TENANTD_ADDRESS >>{log} 2>&1 </dev/null & echo $! >{pid}; }}\n\
-             stop() {{ kill -s $1 $(cat {pid}); while kill -0 $(cat {pid}) 2>/dev/null; do sleep 0.05; done; }}\n\
+             gone() {{ while readlink /proc/$(cat {pid})/exe >/dev/null; do sleep 0.05; done; }}\n\
+             start() {{ gone; tenantd serve --config $TENANTD_CONFIG --listen $TENANTD_ADDRESS >>{log} 2>&1 </dev/null & echo $! >{pid}; }}\n\
+             stop() {{ kill -s $1 $(cat {pid}); gone; }}\n\
              case $1 in\n\
              reload) kill -s HUP $(cat {pid});;\n\
              stop) stop TERM;;\n\
