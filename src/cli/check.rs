@@ -22,7 +22,8 @@ pub struct Args {
     /// Config file (TOML)
     #[arg(env = "TENANTD_CONFIG", value_name = "FILE")]
     pub config: PathBuf,
-    /// Also asks the sources, and tries each credential of each tenant
+    /// Also asks the sources, and tries each credential of each tenant and the
+    /// listener's certificates
     #[arg(long)]
     pub resolve: bool,
     /// Only this tenant's, also one that only a source knows; repeatable
@@ -68,6 +69,11 @@ async fn resolve(config: Config, only: &[String], json: bool) -> anyhow::Result<
                 Ok(more) => tenants.extend(more),
                 Err(problem) => rows.push(row("-", "-", &source.name, "-", Err(problem))),
             }
+        }
+        if let Some(files) = &now.listen.tls {
+            let tried = crate::server::check_tls(files).map_err(|error| format!("{error:#}"));
+            let shown = files.cert_file.display().to_string();
+            rows.push(row("-", "-", "listen.tls", &shown, tried));
         }
         try_all(&sources, "(defaults)", &now.defaults, &mut rows).await;
     }

@@ -136,6 +136,14 @@ pub enum Stop {
     Leave,
 }
 
+/// The files of the listener's TLS do.
+///
+/// # Errors
+/// Which does not, and why.
+pub fn check_tls(files: &crate::config::ListenTls) -> anyhow::Result<()> {
+    tls::Tls::load(files.clone()).map(drop)
+}
+
 /// Binds all listeners, so that a conflict fails at the start.
 ///
 /// # Errors

@@ -173,6 +173,24 @@ fn a_command_shows_its_token_and_certificate_over_tls() {
 }
 
 #[test]
+fn a_check_tries_the_listeners_certificates() {
+    let (servers, clients) = (Authority::new(), Authority::new());
+    let files = Files::new(&servers.server(), &clients.pem());
+    let config = files.path("t.toml");
+    crate::support::private(&config, &files.config("required"));
+    let check = || call("unix:/nonexistent", &["check", "--resolve", config.to_str().unwrap()]);
+    let output = check();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert!(text(&output).contains("listen.tls"), "{}", text(&output));
+    // A key of another certificate.
+    crate::support::private(&files.path("server.key"), &servers.server().key);
+    let output = check();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let said = text(&output);
+    assert!(said.contains("listen.tls.key_file") && !said.contains("BEGIN"), "{said}");
+}
+
+#[test]
 fn the_socket_has_the_mode_and_group_of_the_config_and_a_new_folder_lets_them_through() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("new/s.sock");
