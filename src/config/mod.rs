@@ -297,6 +297,22 @@ pub fn load(path: &Path) -> Result<Config, Diagnostics> {
     parse(path, &text, mode)
 }
 
+/// Reads and checks the file of a running config again. One without a byte is an
+/// edit half-way, since writing begins with cutting it off: taken over, it would
+/// lift every cap.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn load_again(path: &Path) -> Result<Config, Diagnostics> {
+    let (text, mode) = read(path).map_err(|message| whole_file(path, message))?;
+    if text.is_empty() {
+        let message =
+            "is empty, as in the middle of an edit; to run on the defaults, leave a comment in it";
+        return Err(whole_file(path, message.to_owned()));
+    }
+    parse(path, &text, mode)
+}
+
 fn whole_file(path: &Path, message: String) -> Diagnostics {
     let item = Diagnostic { line: 0, column: 0, key: String::new(), message };
     Diagnostics { path: path.to_owned(), items: vec![item] }

@@ -12,6 +12,11 @@ use tokio::sync::mpsc;
 
 use crate::app::Sidecar;
 
+/// How long the file must stay as it is before it is read.
+const QUIET: Duration = Duration::from_millis(100);
+/// Longest wait for that.
+const QUIET_WITHIN: Duration = Duration::from_secs(5);
+
 /// What tells that a file became another one.
 pub type Look = Option<(u64, u64, i64, i64)>;
 
@@ -42,15 +47,32 @@ pub async fn on_change(sidecar: Arc<Sidecar>, path: PathBuf, mut seen: Look) {
         }
     };
     loop {
-        let present = look(&path);
-        if present != seen && present.is_some() {
-            seen = present;
-            let _ = sidecar.reload("the file changed").await;
+        if look(&path) != seen {
+            let present = settled(&path).await;
+            if present != seen && present.is_some() {
+                seen = present;
+                let _ = sidecar.reload("the file changed").await;
+            }
         }
         if bell.recv().await.is_none() {
             return;
         }
-        // Editors write in several steps: wait until it is quiet.
-        while tokio::time::timeout(Duration::from_millis(100), bell.recv()).await.is_ok() {}
+        // Other files of a busy folder ring as well.
+        tokio::time::sleep(QUIET).await;
+    }
+}
+
+/// Waits until the file stays as it is: editors write in several steps. The file
+/// itself, not the folder, which may never be quiet; and not for ever.
+async fn settled(path: &Path) -> Look {
+    let deadline = tokio::time::Instant::now() + QUIET_WITHIN;
+    let mut before = look(path);
+    loop {
+        tokio::time::sleep(QUIET).await;
+        let now = look(path);
+        if now == before || tokio::time::Instant::now() > deadline {
+            return now;
+        }
+        before = now;
     }
 }

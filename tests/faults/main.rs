@@ -6,6 +6,7 @@
 //! `FAULT_SECONDS` is how long each seed is played, `FAULT_SEED` one seed of
 //! your own. Without it the kept seeds (`seeds.txt`) are played, and one that
 //! nobody chose, which is printed; with `FAULT_SEED=new` that one alone.
+//! `FAULT_TENANTD` is another binary to try, `FAULT_KEEP=1` keeps the logs.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and talk")]
 
 mod agents;

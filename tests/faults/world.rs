@@ -72,7 +72,8 @@ impl World {
     pub async fn start(&mut self) {
         self.starts += 1;
         let mut log = tokio::fs::File::create(self.log(self.starts)).await.unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_tenantd"))
+        let built = env!("CARGO_BIN_EXE_tenantd").into();
+        let child = Command::new(std::env::var_os("FAULT_TENANTD").unwrap_or(built))
             .args(["serve", "--config"])
             .arg(&self.config.path)
             .arg("--listen")

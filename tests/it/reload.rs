@@ -116,3 +116,45 @@ async fn a_setting_that_waits_for_a_restart_is_told_at_each_reload_until_then() 
     assert!(running.sidecar.reload("a test").await.unwrap().restart_required.is_empty());
     running.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_an_edit_has_only_emptied_lifts_no_cap() {
+    let running = start(&with(1, "sk-one")).await;
+    let mut admin = running.admin().await;
+    write(&running.config, "");
+    let refused = admin.reload_config(v1::ReloadConfigRequest::default()).await.unwrap_err();
+    assert_eq!(reason(&refused), "RELOAD_FAILED");
+    assert!(refused.message().contains("is empty"), "{refused}");
+    let mut sessions = running.sessions().await;
+    sessions.acquire_session(acquire("s1", "acme")).await.unwrap();
+    let refused = sessions.acquire_session(acquire("s2", "acme")).await.unwrap_err();
+    assert_eq!(reason(&refused), "TENANT_AT_CAP");
+    // Meant so.
+    write(&running.config, "# none\n");
+    admin.reload_config(v1::ReloadConfigRequest::default()).await.unwrap();
+    sessions.acquire_session(acquire("s2", "acme")).await.unwrap();
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edit_is_noticed_in_a_folder_that_is_never_quiet() {
+    let running = start(&with(1, "sk-one")).await;
+    let beside = running.config.with_file_name("busy.log");
+    let busy = tokio::spawn(async move {
+        for n in 0_u64.. {
+            std::fs::write(&beside, n.to_string()).unwrap();
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    });
+    let mut sessions = running.sessions().await;
+    sessions.acquire_session(acquire("s1", "acme")).await.unwrap();
+    write(&running.config, &with(2, "sk-one"));
+    let channel = sessions.clone();
+    eventually("the new cap", || {
+        let mut sessions = channel.clone();
+        async move { sessions.acquire_session(acquire("s2", "acme")).await.is_ok() }
+    })
+    .await;
+    busy.abort();
+    running.stop().await;
+}

@@ -332,7 +332,7 @@ async fn an_edit_that_takes_all_identities_away_opens_nothing() {
     let bare = bare.connect().await.unwrap();
     let said = acquire(bare.clone(), "s", "acme").await.unwrap_err();
     assert_eq!(reason(&said), "NOT_PERMITTED");
-    support::write(&running.config, "");
+    support::write(&running.config, "# nobody\n");
     eventually("the edit holds", || async {
         running.sidecar.config().access.identities().is_empty()
     })
