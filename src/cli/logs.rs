@@ -168,8 +168,14 @@ fn human(line: &Map<String, Value>) -> String {
         found.map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned))
     };
     let level = line.get("level").and_then(Level::of);
+    // pino's is in milliseconds since the epoch.
+    let millis = line.get("time").and_then(Value::as_u64).filter(|of| *of < 253_402_300_799_000);
+    let time = millis.map(|of| {
+        let at = std::time::UNIX_EPOCH + Duration::from_millis(of);
+        humantime::format_rfc3339_millis(at).to_string()
+    });
     let mut words = vec![
-        text_of(&["timestamp", "time", "asctime"]).unwrap_or_default(),
+        time.or_else(|| text_of(&["timestamp", "time", "asctime"])).unwrap_or_default(),
         level.map_or_else(String::new, |level| format!("{level:?}").to_uppercase()),
     ];
     for tag in ["tenant", "session_id", "agent_name", "reason"] {

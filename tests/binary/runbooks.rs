@@ -154,7 +154,7 @@ impl Machine {
              reload) kill -s HUP $(cat {pid});;\n\
              stop) stop TERM;;\n\
              start) start;;\n\
-             restart) stop TERM; start;;\n\
+             restart) stop USR2; start;;\n\
              esac\n"
         );
         let path = self.path("bin/systemctl");
