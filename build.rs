@@ -1,9 +1,15 @@
 //! Compiles `proto/` with protox, so that no protoc has to be installed, and
 //! keeps the descriptor set (with comments) for server reflection.
 
-use std::{env, error::Error, fs, path::PathBuf};
+use std::{
+    env,
+    error::Error,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use prost::Message as _;
+use prost_types::{FileDescriptorSet, field_descriptor_proto::Type};
 
 const PROTOS: [&str; 4] = [
     "tenantd/v1/session_service.proto",
@@ -21,10 +27,53 @@ fn main() -> Result<(), Box<dyn Error>> {
         .open_files(PROTOS)?
         .file_descriptor_set();
     fs::write(out.join("tenantd.v1.bin"), descriptors.encode_to_vec())?;
+    served(&descriptors, &out)?;
     // `reason.proto` is reached through `event.proto`.
     tonic_prost_build::configure()
         // A generated Debug would print keys; `wire` writes a redacting one.
         .skip_debug(["tenantd.v1.Credential", "tenantd.v1.ResolveTenantResponse"])
         .compile_fds(descriptors)?;
+    Ok(())
+}
+
+/// Answers that carry a tenant's config.
+const WITH_CONFIG: [&str; 2] = ["AcquireSessionResponse", "GetSessionConfigResponse"];
+
+/// `SessionService` once more as it is served: the config in its answers is `bytes`,
+/// which look the same on the wire, so that what was encoded once is put in as it
+/// is. All other types are those of `wire::v1`.
+fn served(descriptors: &FileDescriptorSet, out: &Path) -> Result<(), Box<dyn Error>> {
+    let mut descriptors = descriptors.clone();
+    let mut prost = tonic_prost_build::Config::new();
+    let mut tonic = tonic_prost_build::configure().build_client(false);
+    for file in &mut descriptors.file {
+        if file.package() != "tenantd.v1" {
+            continue;
+        }
+        file.service.retain(|service| service.name() == "SessionService");
+        let enums = file.enum_type.iter().map(|of| of.name().to_owned());
+        let messages = file.message_type.iter().map(|of| of.name().to_owned());
+        for name in enums.chain(messages).filter(|name| !WITH_CONFIG.contains(&name.as_str())) {
+            tonic = tonic
+                .extern_path(format!(".tenantd.v1.{name}"), format!("crate::wire::v1::{name}"));
+        }
+        for message in &mut file.message_type {
+            for field in &mut message.field {
+                if WITH_CONFIG.contains(&message.name.as_deref().unwrap_or_default())
+                    && field.type_name() == ".tenantd.v1.SessionConfig"
+                {
+                    field.type_name = None;
+                    field.set_type(Type::Bytes);
+                }
+            }
+        }
+    }
+    let folder = out.join("served");
+    fs::create_dir_all(&folder)?;
+    prost.bytes(["."]);
+    tonic
+        .out_dir(folder)
+        .skip_debug(WITH_CONFIG.map(|name| format!("tenantd.v1.{name}")))
+        .compile_fds_with_config(descriptors, prost)?;
     Ok(())
 }

@@ -12,12 +12,32 @@ pub mod v1 {
     tonic::include_proto!("tenantd.v1");
 }
 
+/// `SessionService` as it is served: the config in its answers is encoded already.
+#[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated")]
+pub mod served {
+    include!(concat!(env!("OUT_DIR"), "/served/tenantd.v1.rs"));
+}
+
 /// The encoded descriptor set of `tenantd.v1`, for server reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/tenantd.v1.bin"));
 
 impl fmt::Debug for v1::Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Credential([redacted])")
+    }
+}
+
+impl fmt::Debug for served::AcquireSessionResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AcquireSessionResponse")
+            .field("session", &self.session)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for served::GetSessionConfigResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("GetSessionConfigResponse([redacted])")
     }
 }
 

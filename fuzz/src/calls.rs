@@ -17,9 +17,12 @@ use tenantd::{
     },
     server::{self, Listeners},
     transport::peer::Peer,
-    wire::v1::{
-        self, admin_service_server::AdminServiceServer,
-        session_service_server::SessionServiceServer, watch_service_server::WatchServiceServer,
+    wire::{
+        served::session_service_server::SessionServiceServer,
+        v1::{
+            self, admin_service_server::AdminServiceServer,
+            watch_service_server::WatchServiceServer,
+        },
     },
 };
 use tonic::{Code, Status, body::Body};

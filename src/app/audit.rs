@@ -221,6 +221,7 @@ impl Sidecar {
                 }
                 Ok(entries) => {
                     let mut records = Vec::new();
+                    let taken = entries.len();
                     for entry in entries {
                         place = entry.sequence;
                         records.extend(self.change_of(&entry.event, &mut remembered));
@@ -228,6 +229,7 @@ impl Sidecar {
                     if !records.is_empty() {
                         self.audit.note(records).await;
                     }
+                    self.events.pace(taken).await;
                 }
                 Err(gap) => {
                     let missed = json!({ "events_from": gap.from, "events_to": gap.to });

@@ -1,7 +1,7 @@
 //! The event log and the bell that wakes its readers.
 
 use parking_lot::Mutex;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 use super::ports::{EventSink, Journal};
@@ -16,6 +16,11 @@ use crate::domain::{
 /// Most entries that one reader takes at a time: bounds how long the log is
 /// locked for it.
 const BATCH: usize = 256;
+
+/// How long a reader that has caught up leaves the log alone: under load it is woken
+/// once for what happened meanwhile, and not for each event. The first event after a
+/// quiet time is told at once.
+pub const PACE: Duration = Duration::from_millis(10);
 
 /// How a session failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +84,9 @@ struct Log {
 pub struct EventHub {
     log: Mutex<Log>,
     head: watch::Sender<u64>,
+    /// Rings each time that a quarter of what is kept is new.
+    quarters: watch::Sender<u64>,
+    quarter: u64,
     epoch: String,
     start: u64,
     journal: Arc<dyn Journal>,
@@ -96,7 +104,10 @@ impl EventHub {
     ) -> Self {
         let kept = EventLog::resuming(max_entries, max_weight, head);
         let log = Mutex::new(Log { kept, reserved: head, latest: Latest::default() });
-        Self { log, head: watch::Sender::new(head), epoch, start: head, journal }
+        let quarter = u64::try_from(max_entries / 4).unwrap_or(u64::MAX).max(1);
+        let (head, quarters) = (watch::Sender::new(head), watch::Sender::new(head / quarter));
+        let start = *head.borrow();
+        Self { log, head, quarters, quarter, epoch, start, journal }
     }
 
     /// The last sequence before this process.
@@ -137,6 +148,19 @@ impl EventHub {
         self.log.lock().kept.after(sequence, BATCH)
     }
 
+    /// To be awaited by a reader that took so many entries: see [`PACE`].
+    pub async fn pace(&self, taken: usize) {
+        if taken < BATCH {
+            self.leave(PACE).await;
+        }
+    }
+
+    /// Waits so long, or until so much is new that a reader must hurry.
+    pub async fn leave(&self, pace: Duration) {
+        let mut quarters = self.quarters.subscribe();
+        let _ = tokio::time::timeout(pace, quarters.changed()).await;
+    }
+
     /// What came last of a kind.
     #[must_use]
     pub fn latest(&self) -> Latest {
@@ -160,7 +184,11 @@ impl EventSink for EventHub {
             log.kept.append(event);
         }
         // Under the lock, so that the bell never goes backwards.
-        self.head.send_replace(log.kept.head());
+        let head = log.kept.head();
+        self.head.send_replace(head);
+        if *self.quarters.borrow() < head / self.quarter {
+            self.quarters.send_replace(head / self.quarter);
+        }
     }
 
     fn head(&self) -> u64 {

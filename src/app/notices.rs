@@ -24,10 +24,12 @@ impl Sidecar {
                     }
                 }
                 Ok(entries) => {
+                    let taken = entries.len();
                     for entry in entries {
                         seen = entry.sequence;
                         self.tell_about(&entry.event).await;
                     }
+                    self.events.pace(taken).await;
                 }
                 Err(gap) => {
                     // What changed is not known any more: all may refresh.

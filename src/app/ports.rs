@@ -442,7 +442,7 @@ pub trait Credentials: Send + Sync {
         &self,
         config: Arc<TenantConfig>,
         max_bytes: usize,
-    ) -> Result<ResolvedConfig, String>;
+    ) -> Result<Arc<ResolvedConfig>, String>;
 
     /// The latest change among a config's credentials, where all of them have
     /// been resolved before.

@@ -1,6 +1,6 @@
 //! What agents ask for: slots, signs of life, ends, config.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tracing::Instrument as _;
 
@@ -45,7 +45,7 @@ pub struct Acquired {
     /// The slot.
     pub grant: Grant,
     /// The tenant's config, credentials in clear.
-    pub config: ResolvedConfig,
+    pub config: Arc<ResolvedConfig>,
     /// What to show in later calls; empty where the identity is enough.
     pub lease_token: LeaseToken,
 }
@@ -291,7 +291,7 @@ impl Sidecar {
         id: &SessionId,
         lease: &str,
         patience: Option<Duration>,
-    ) -> Result<ResolvedConfig, Rejection> {
+    ) -> Result<Arc<ResolvedConfig>, Rejection> {
         let claim = self.permit(caller, Action::SessionConfig, None)?.claim(lease);
         let session = self.store.session(id, &claim).await;
         let session = self.of_session(caller, Action::SessionConfig, session)?;

@@ -32,7 +32,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What an acquire is decided on.
 pub(super) struct Resolved {
     pub terms: Terms,
-    pub config: Result<ResolvedConfig, Rejection>,
+    pub config: Result<Arc<ResolvedConfig>, Rejection>,
 }
 
 /// The terms of what was found.
@@ -94,10 +94,12 @@ impl Sidecar {
         }
         let max_bytes = self.config().limits.credential_bytes;
         match self.credentials.resolve(config, max_bytes).await {
-            Ok(mut resolved) => {
+            Ok(resolved) => {
                 let terms = terms(&found, Some(resolved.credentials));
-                resolved.version = terms.told();
-                resolved.stale = found.stale.or(resolved.stale);
+                let resolved = match found.stale {
+                    Some(why) => Arc::new(resolved.stale(why)),
+                    None => resolved,
+                };
                 let stale = resolved.stale.as_ref().map(|why| (why.as_str(), true));
                 self.note_config(tenant, known, stale, now);
                 Resolved { terms, config: Ok(resolved) }

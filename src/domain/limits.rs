@@ -97,14 +97,20 @@ pub struct Terms {
     pub credentials: Option<u64>,
 }
 
+/// The version that users see, of a config and the latest change of its credentials.
+#[must_use]
+pub fn told(version: &str, credentials: Option<u64>) -> String {
+    match credentials {
+        None | Some(0) => version.to_owned(),
+        Some(changed) => format!("{version}.{changed:x}"),
+    }
+}
+
 impl Terms {
     /// The version that users see: differs when a credential does.
     #[must_use]
     pub fn told(&self) -> String {
-        match self.credentials {
-            None | Some(0) => self.version.clone(),
-            Some(changed) => format!("{}.{changed:x}", self.version),
-        }
+        told(&self.version, self.credentials)
     }
 
     /// Takes later terms over; true when users must be told. Of two that come

@@ -1,10 +1,14 @@
 //! What a tenant runs on: providers by slot, merged over the defaults.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::{ExposeSecret as _, SecretSlice, SecretString};
 
-use super::limits::TenantLimits;
+use super::limits::{self, TenantLimits};
 
 /// One secret from its source to the wire: redacted wherever it is printed,
 /// zeroed when dropped.
@@ -47,6 +51,17 @@ pub enum CredentialRef {
     },
     /// Written in the config itself.
     Literal(Secret),
+}
+
+impl CredentialRef {
+    /// Cannot change while the sidecar runs.
+    #[must_use]
+    pub const fn is_fixed(&self) -> bool {
+        match self {
+            Self::Env(_) | Self::Literal(_) => true,
+            Self::File(_) | Self::Vault { .. } => false,
+        }
+    }
 }
 
 impl PartialEq for CredentialRef {
@@ -195,8 +210,33 @@ pub struct ResolvedProvider {
     pub credentials: BTreeMap<String, Secret>,
 }
 
+/// A config as it goes on the wire, secrets in clear: made once by the edge that
+/// speaks the wire's language, redacted and zeroed like any secret.
+#[derive(Clone)]
+pub struct Encoded(Arc<SecretSlice<u8>>);
+
+impl Encoded {
+    /// Takes the bytes over.
+    #[must_use]
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self(Arc::new(SecretSlice::from(bytes)))
+    }
+}
+
+impl AsRef<[u8]> for Encoded {
+    fn as_ref(&self) -> &[u8] {
+        self.0.expose_secret()
+    }
+}
+
+impl fmt::Debug for Encoded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Encoded([redacted])")
+    }
+}
+
 /// Everything one session gets.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct ResolvedConfig {
     /// The tenant's config.
     pub config: Arc<TenantConfig>,
@@ -208,6 +248,33 @@ pub struct ResolvedConfig {
     pub credentials: u64,
     /// Why this is what was said last, where who is asked fails now.
     pub stale: Option<String>,
+    encoded: OnceLock<Encoded>,
+}
+
+impl ResolvedConfig {
+    /// Of a config, its credentials read. `credentials`: the latest change among them.
+    #[must_use]
+    pub fn new(
+        config: Arc<TenantConfig>,
+        providers: BTreeMap<String, ResolvedProvider>,
+        credentials: u64,
+        stale: Option<String>,
+    ) -> Self {
+        let version = limits::told(&config.version, Some(credentials));
+        Self { config, providers, version, credentials, stale, encoded: OnceLock::new() }
+    }
+
+    /// The same, served for the reason that `why` gives.
+    #[must_use]
+    pub fn stale(&self, why: String) -> Self {
+        let (config, providers) = (Arc::clone(&self.config), self.providers.clone());
+        Self::new(config, providers, self.credentials, Some(why))
+    }
+
+    /// As it goes on the wire, by `encode` where it has not been asked for before.
+    pub fn encoded(&self, encode: impl FnOnce(&Self) -> Encoded) -> Encoded {
+        self.encoded.get_or_init(|| encode(self)).clone()
+    }
 }
 
 #[cfg(test)]

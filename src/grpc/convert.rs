@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use bytes::Bytes;
 use prost_types::{Struct, Timestamp as WireTime, Value, value::Kind as ValueKind};
 
 use crate::{
@@ -15,7 +16,7 @@ use crate::{
         breaker,
         event::{Event, Kind, Severity},
         event_log::Entry,
-        provider::ResolvedConfig,
+        provider::{Encoded, ResolvedConfig},
         reject::{Disposition, Reason, Rejection},
         session::{EndCause, Failure, Outcome, Session, State, WorkerId},
         time::Now,
@@ -138,7 +139,18 @@ pub const fn cause(cause: EndCause) -> v1::EndCause {
     }
 }
 
-pub fn config(resolved: &ResolvedConfig) -> v1::SessionConfig {
+/// Made once by config and version: encoding it anew costs more than deciding.
+pub fn config(resolved: &ResolvedConfig) -> Bytes {
+    Bytes::from_owner(resolved.encoded(|resolved| {
+        // Of the right size at once: growing would leave copies of keys behind.
+        let config = session_config(resolved);
+        let mut bytes = Vec::with_capacity(prost::Message::encoded_len(&config));
+        prost::Message::encode_raw(&config, &mut bytes);
+        Encoded::new(bytes)
+    }))
+}
+
+fn session_config(resolved: &ResolvedConfig) -> v1::SessionConfig {
     let providers = resolved.providers.iter().map(|(slot, resolved)| {
         let credentials = resolved.credentials.iter().map(|(name, secret)| {
             (name.clone(), v1::Credential { value: secret.expose().to_owned() })

@@ -26,7 +26,7 @@ use tracing::Instrument as _;
 use super::{deadline, session_service::Sessions, status};
 use crate::{
     app::trace,
-    wire::v1::session_service_server::{SERVICE_NAME, SessionServiceServer},
+    wire::served::session_service_server::{SERVICE_NAME, SessionServiceServer},
 };
 
 /// A call's answer.

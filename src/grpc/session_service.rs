@@ -2,6 +2,7 @@
 
 use std::{pin::Pin, sync::Arc};
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
@@ -17,7 +18,10 @@ use crate::{
         reject::Rejection,
         session::{Outcome, SessionId, WorkerId},
     },
-    wire::v1::{self, session_service_server::SessionService},
+    wire::{
+        served::{self, session_service_server::SessionService},
+        v1,
+    },
 };
 
 /// Most events in one `PublishEventsRequest`.
@@ -33,10 +37,11 @@ impl SessionService for Sessions {
     async fn acquire_session(
         &self,
         request: Request<v1::AcquireSessionRequest>,
-    ) -> Result<Response<v1::AcquireSessionResponse>, Status> {
+    ) -> Result<Response<served::AcquireSessionResponse>, Status> {
         let caller = caller(&request)?;
         let patience = deadline::patience(request.metadata());
         let asked = request.into_inner();
+        let known = asked.known_config_version;
         let call = AcquireCall {
             patience,
             ttl: convert::checked_duration("ttl", asked.ttl).map_err(status)?,
@@ -50,11 +55,16 @@ impl SessionService for Sessions {
             lease_token: LeaseToken(asked.lease_token),
         };
         let got = self.0.acquire(&caller, call).await.map_err(status)?;
-        Ok(Response::new(v1::AcquireSessionResponse {
+        // Stale for a while is no version: whoever runs on it must be told.
+        let config_unchanged =
+            !known.is_empty() && got.config.version == known && got.config.stale.is_none();
+        let config = if config_unchanged { Bytes::new() } else { convert::config(&got.config) };
+        Ok(Response::new(served::AcquireSessionResponse {
             session: Some(convert::session(&got.grant.session, self.0.now())),
-            config: Some(convert::config(&got.config)),
+            config,
             created: got.grant.created,
             lease_token: got.lease_token.0,
+            config_unchanged,
         }))
     }
 
@@ -119,15 +129,15 @@ impl SessionService for Sessions {
     async fn get_session_config(
         &self,
         request: Request<v1::GetSessionConfigRequest>,
-    ) -> Result<Response<v1::GetSessionConfigResponse>, Status> {
+    ) -> Result<Response<served::GetSessionConfigResponse>, Status> {
         let caller = caller(&request)?;
         let patience = deadline::patience(request.metadata());
         let asked = request.into_inner();
         let id = SessionId::parse(&asked.session_id).map_err(status)?;
         let lease = &asked.lease_token;
         let config = self.0.session_config(&caller, &id, lease, patience).await.map_err(status)?;
-        let config = Some(convert::config(&config));
-        Ok(Response::new(v1::GetSessionConfigResponse { config }))
+        let config = convert::config(&config);
+        Ok(Response::new(served::GetSessionConfigResponse { config }))
     }
 
     type KeepAliveStream = Outgoing<v1::KeepAliveResponse>;

@@ -8,6 +8,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::sync::mpsc;
@@ -23,6 +24,11 @@ use crate::{
 
 /// Items on their way to one watcher: a socket's worth, not a queue.
 const IN_FLIGHT: usize = 32;
+
+/// How long a watcher that has caught up leaves the log alone. The first event after
+/// a quiet time is told at once; under load many are told with one wake-up, and
+/// leave in one write.
+const PACE: Duration = Duration::from_millis(50);
 
 /// Checked filters; an empty one matches all.
 #[derive(Debug, Default)]
@@ -117,10 +123,17 @@ impl Watcher {
                     return Err(Gone);
                 }
             }
+            let before = self.place;
             self.catch_up().await?;
             if *ended.borrow_and_update() {
                 // What happened while it caught up, the last events included.
                 return self.catch_up().await;
+            }
+            if self.place > before {
+                tokio::select! {
+                    () = self.sidecar.events.leave(PACE) => {}
+                    _ = ended.changed() => continue,
+                }
             }
             tokio::select! {
                 moved = async { head.wait_for(|head| *head > self.place).await.is_ok() } => {

@@ -34,7 +34,7 @@ use self::inherited::Inherited;
 use crate::{
     app::{
         Parts, Sidecar,
-        events::EventHub,
+        events::{EventHub, PACE},
         ports::{AuditSink, Changed, Clock as _, LogFilter, Process},
     },
     audit,
@@ -51,10 +51,8 @@ use crate::{
     telemetry::{self, export::Exports, labels::TenantLabels},
     wire::{
         self, FILE_DESCRIPTOR_SET,
-        v1::{
-            admin_service_server::AdminServiceServer, session_service_server::SessionServiceServer,
-            watch_service_server::WatchServiceServer,
-        },
+        served::session_service_server::SessionServiceServer,
+        v1::{admin_service_server::AdminServiceServer, watch_service_server::WatchServiceServer},
     },
 };
 
@@ -465,6 +463,8 @@ impl Bound {
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, sidecar.end_actions()).await;
         let left = json!({ "live_sessions": sidecar.live().await });
         note(&sidecar, action::END, left).await;
+        // Whoever reads the event log looks once more.
+        tokio::time::sleep(2 * PACE).await;
         tasks.shutdown().await;
         kept.leave();
         drop(successor);

@@ -94,6 +94,7 @@ pub async fn follow(sidecar: Arc<Sidecar>, tenants: Arc<TenantLabels>, latest: L
                 }
             }
             Ok(entries) => {
+                let taken = entries.len();
                 for entry in entries {
                     place = entry.sequence;
                     lines.write(&entry.event, entry.sequence);
@@ -104,6 +105,7 @@ pub async fn follow(sidecar: Arc<Sidecar>, tenants: Arc<TenantLabels>, latest: L
                 }
                 // A flood of events must keep neither others nor the gauges waiting.
                 tokio::task::yield_now().await;
+                sidecar.events.pace(taken).await;
             }
             Err(gap) => {
                 tracing::warn!(

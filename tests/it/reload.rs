@@ -158,3 +158,41 @@ async fn an_edit_is_noticed_in_a_folder_that_is_never_quiet() {
     busy.abort();
     running.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_config_that_the_caller_holds_is_not_sent_again_until_it_or_its_key_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = dir.path().join("key");
+    write(&key, "sk-one");
+    let config = format!(
+        "[tenants.acme.providers.llm]\nprovider = 'openai'\ncredential = 'file:{}'\n[tenants.globex]\n",
+        key.display()
+    );
+    let running = start(&config).await;
+    let mut sessions = running.sessions().await;
+    let mut number = 0;
+    let mut holding = async |tenant: &str, version: &str| {
+        number += 1;
+        let asked = v1::AcquireSessionRequest {
+            known_config_version: version.to_owned(),
+            ..acquire(&format!("s{number}"), tenant)
+        };
+        sessions.acquire_session(asked).await.unwrap().into_inner()
+    };
+    let first = holding("acme", "").await;
+    assert!(!first.config_unchanged);
+    let first = first.config.unwrap();
+    assert_eq!(first.providers["llm"].credentials["api_key"].value, "sk-one");
+    let again = holding("acme", &first.version).await;
+    assert!(again.config_unchanged && again.config.is_none());
+    assert_eq!(again.session.unwrap().tenant, "acme");
+    assert!(!holding("globex", &first.version).await.config_unchanged, "another tenant's");
+    write(&key, "sk-two");
+    let rotated = holding("acme", &first.version).await;
+    assert!(!rotated.config_unchanged);
+    let rotated = rotated.config.unwrap();
+    assert_eq!(rotated.providers["llm"].credentials["api_key"].value, "sk-two");
+    assert!(holding("acme", &rotated.version).await.config_unchanged);
+    assert!(!holding("acme", &first.version).await.config_unchanged, "the version before");
+    running.stop().await;
+}

@@ -7,6 +7,7 @@ import { enter, type Frame } from "./context.js";
 import { TenantdError } from "./errors.js";
 import { Outcome } from "./gen/tenantd/v1/session_pb.js";
 import type { AcquireSessionResponse } from "./gen/tenantd/v1/session_service_pb.js";
+import { Known } from "./known.js";
 import { LoopMonitor, SLOW_THRESHOLD_MS } from "./lag.js";
 import { Link, share, undecided, unshare } from "./link.js";
 import { stderr, type Logger } from "./log.js";
@@ -81,6 +82,7 @@ export class Tenantd extends EventEmitter<NoticeEvents> implements AsyncDisposab
   readonly #options: ConnectOptions;
   readonly #log: Logger;
   readonly #link: Link;
+  readonly #known = new Known();
   readonly #streams = new Set<NoticeStream>();
   readonly #unsubscribe: () => void;
   #closed = false;
@@ -224,7 +226,9 @@ export class Tenantd extends EventEmitter<NoticeEvents> implements AsyncDisposab
       let pause: number;
       let limit: number;
       try {
-        return await this.rpc.acquire(request);
+        const known = this.#known.of(request);
+        const answer = await this.rpc.acquire({ ...request, knownConfigVersion: known?.version ?? "" });
+        return this.#known.fill(answer, known);
       } catch (error) {
         if (!(error instanceof TenantdError)) throw error;
         pause = error.retryAfterMs ?? wait;

@@ -20,7 +20,8 @@ export class Provider {
     this.provider = message.provider;
     this.model = message.model;
     this.baseURL = message.baseUrl;
-    this.params = message.params ?? {};
+    // Of its own: the message may be other sessions' too.
+    this.params = structuredClone(message.params ?? {});
     this.#credentials = Object.fromEntries(
       Object.entries(message.credentials).map(([name, { value }]) => [name, value]),
     );

@@ -215,6 +215,31 @@ test("a rotated key reaches a live session by refresh", async (t) => {
   await Promise.all([acme.end("success"), other.end("success")]);
 });
 
+test("a config that is held is not sent again, and a rotated key is", async (t) => {
+  const { sidecar, td } = await stage(t);
+  const answers = [];
+  const acquire = td.rpc.acquire.bind(td.rpc);
+  td.rpc.acquire = async (...asked) => {
+    const answer = await acquire(...asked);
+    answers.push({ unchanged: answer.configUnchanged, sent: answer.config !== undefined });
+    return answer;
+  };
+  const one = await td.acquire({ tenant: "acme" });
+  one.providers.llm.params.mine = true;
+  const two = await td.acquire({ job: { metadata: '{"tenant":" acme "}' } });
+  assert.equal(two.providers.llm.apiKey, "sk-acme-0123456789");
+  assert.equal(two.providers.llm.params.mine, undefined, "each session has its own");
+  await sidecar.configure(CONFIG.replace("sk-acme-0123456789", "sk-acme-rotated-99"));
+  const three = await td.acquire({ tenant: "acme" });
+  assert.equal(three.providers.llm.apiKey, "sk-acme-rotated-99");
+  assert.deepEqual(answers, [
+    { unchanged: false, sent: true },
+    { unchanged: true, sent: false },
+    { unchanged: false, sent: true },
+  ]);
+  await Promise.all([one, two, three].map((session) => session.end("success")));
+});
+
 test("who blocks the loop is told with the tenant, and code outside every session is nobody's", async (t) => {
   const lines = [];
   const logger = { warn: (fields, text) => lines.push([fields, text]), error() {} };

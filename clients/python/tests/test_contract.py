@@ -200,6 +200,22 @@ def test_a_rotated_key_reaches_a_live_session(sidecar, td):
         assert s.config.version == changed["acme"].version
 
 
+def test_a_config_that_is_held_is_not_sent_again_and_a_rotated_key_is(sidecar, td, monkeypatch):
+    replies, grant = [], td._known.grant
+    monkeypatch.setattr(td._known, "grant", lambda *a: (replies.append(a[0]), grant(*a))[1])
+    with td.session("one", tenant="acme") as one:
+        one.providers.llm.params["mine"] = True
+    with td.session("two", job_metadata='{"tenant": " acme "}') as two:
+        assert two.providers.llm.api_key == "sk-1"
+        assert "mine" not in two.providers.llm.params, "each session has its own"
+    assert [reply.config_unchanged for reply in replies] == [False, True]
+    assert not replies[1].HasField("config")
+    sidecar.reload(json.loads(json.dumps(CONFIG).replace("env:KEY", "sk-2")))
+    with td.session("three", tenant="acme") as three:
+        assert three.providers.llm.api_key == "sk-2"
+    assert not replies[2].config_unchanged
+
+
 def test_a_process_that_goes_gives_its_slots_back_after_the_grace(sidecar):
     with tenantd.connect_sync(sidecar.address) as td:
         # In a context of its own: nothing ends the binding.

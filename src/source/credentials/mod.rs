@@ -7,6 +7,7 @@ use std::{
     hash::{BuildHasher as _, RandomState},
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -24,6 +25,11 @@ use crate::{
 /// Most references whose last change is remembered. One that was forgotten
 /// counts as changed when it is read again.
 const MAX_REMEMBERED: u64 = 100_000;
+
+/// Most configs kept with their credentials; one that is not is resolved again.
+const MAX_READY: u64 = 100_000;
+/// One that nobody asks for is dropped.
+const IDLE: Duration = Duration::from_secs(600);
 
 /// When a credential was last seen to change.
 #[derive(Clone)]
@@ -59,6 +65,9 @@ pub struct Resolver {
     noting: Mutex<()>,
     key: RandomState,
     vault: Option<Arc<Vault>>,
+    /// The last of each config, by where it lies: it holds its config, so that no
+    /// other can come to lie there.
+    ready: Cache<usize, Arc<ResolvedConfig>>,
 }
 
 impl Resolver {
@@ -70,6 +79,7 @@ impl Resolver {
             noting: Mutex::new(()),
             key: RandomState::new(),
             vault,
+            ready: Cache::builder().max_capacity(MAX_READY).time_to_idle(IDLE).build(),
         }
     }
 
@@ -151,7 +161,14 @@ impl Credentials for Resolver {
         &self,
         config: Arc<TenantConfig>,
         max_bytes: usize,
-    ) -> Result<ResolvedConfig, String> {
+    ) -> Result<Arc<ResolvedConfig>, String> {
+        let place = Arc::as_ptr(&config).addr();
+        let ready = self.ready.get(&place);
+        if let Some(ready) = &ready
+            && references(&config).all(CredentialRef::is_fixed)
+        {
+            return Ok(Arc::clone(ready));
+        }
         let mut providers = BTreeMap::new();
         let mut latest = 0;
         let mut stale = None;
@@ -169,8 +186,19 @@ impl Credentials for Resolver {
             let resolved = ResolvedProvider { provider: Arc::clone(provider), credentials };
             providers.insert(slot.clone(), resolved);
         }
-        let version = config.version.clone();
-        Ok(ResolvedConfig { config, providers, version, credentials: latest, stale })
+        if let Some(ready) = ready
+            && ready.credentials == latest
+            && stale.is_none()
+        {
+            // What was read is what it has: encoded once, it stays so.
+            return Ok(ready);
+        }
+        let fresh = stale.is_none();
+        let resolved = Arc::new(ResolvedConfig::new(config, providers, latest, stale));
+        if fresh {
+            self.ready.insert(place, Arc::clone(&resolved));
+        }
+        Ok(resolved)
     }
 
     fn peek(&self, config: &TenantConfig) -> Option<u64> {

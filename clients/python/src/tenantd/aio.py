@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 
 from tenantd import _wire, link
 from tenantd._effects import AsyncEffects
-from tenantd.config import Grant, SessionConfig, to_config, to_grant
+from tenantd.config import Grant, SessionConfig, to_config
 from tenantd.connection import Stamp, connection
 from tenantd.errors import (
     SessionEnded,
@@ -26,6 +26,7 @@ from tenantd.errors import (
     from_rpc_error,
     refusal,
 )
+from tenantd.known import Known
 from tenantd.lag import THRESHOLD
 from tenantd.mailbox import AsyncMailbox
 from tenantd.notices import Notice
@@ -95,6 +96,7 @@ class AsyncClient(AsyncEffects):
         self._link: link.Link | None = None
         self._readers: list[AsyncNotices] = []
         self._slow_threshold = slow_threshold
+        self._known = Known()
 
     def __repr__(self) -> str:
         return f"AsyncClient({self.address!r}, worker={self.worker!r})"
@@ -160,7 +162,9 @@ class AsyncClient(AsyncEffects):
             ttl,
             activate,
         )
-        return to_grant(await self._call(self._stub.AcquireSession, request))
+        known = self._known.ask(request)
+        reply = await self._call(self._stub.AcquireSession, request)
+        return self._known.grant(reply, known)
 
     async def renew(self, session_id: str, *, ttl: float | None = None) -> session_pb2.Session:
         """Carries a session on by its TTL. `ttl`: a new one, in seconds."""
@@ -294,7 +298,9 @@ class AsyncClient(AsyncEffects):
             to.start()
             session._request.worker = to.worker
             try:
-                return to_grant(await self._call(self._stub.AcquireSession, session._request))
+                known = self._known.ask(session._request)
+                reply = await self._call(self._stub.AcquireSession, session._request)
+                return self._known.grant(reply, known)
             except TenantdError as error:
                 spent = time.monotonic() - start
                 if isinstance(error, SidecarUnavailable | Undecided):

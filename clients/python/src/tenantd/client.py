@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 
 from tenantd import _wire, link
 from tenantd._effects import SyncEffects
-from tenantd.config import Grant, SessionConfig, to_config, to_grant
+from tenantd.config import Grant, SessionConfig, to_config
 from tenantd.connection import Stamp, connection
 from tenantd.errors import (
     SessionEnded,
@@ -25,6 +25,7 @@ from tenantd.errors import (
     from_rpc_error,
     refusal,
 )
+from tenantd.known import Known
 from tenantd.lag import THRESHOLD
 from tenantd.mailbox import SyncMailbox
 from tenantd.notices import Notice
@@ -91,6 +92,7 @@ class Client(SyncEffects):
         self._link: link.Link | None = None
         self._readers: list[Notices] = []
         self._slow_threshold = slow_threshold
+        self._known = Known()
 
     def __repr__(self) -> str:
         return f"Client({self.address!r}, worker={self.worker!r})"
@@ -156,7 +158,9 @@ class Client(SyncEffects):
             ttl,
             activate,
         )
-        return to_grant(self._call(self._stub.AcquireSession, request))
+        known = self._known.ask(request)
+        reply = self._call(self._stub.AcquireSession, request)
+        return self._known.grant(reply, known)
 
     def renew(self, session_id: str, *, ttl: float | None = None) -> session_pb2.Session:
         """Carries a session on by its TTL. `ttl`: a new one, in seconds."""
@@ -290,7 +294,9 @@ class Client(SyncEffects):
             to.start()
             session._request.worker = to.worker
             try:
-                return to_grant(self._call(self._stub.AcquireSession, session._request))
+                known = self._known.ask(session._request)
+                reply = self._call(self._stub.AcquireSession, session._request)
+                return self._known.grant(reply, known)
             except TenantdError as error:
                 spent = time.monotonic() - start
                 if isinstance(error, SidecarUnavailable | Undecided):

@@ -196,8 +196,13 @@ class _Service(SessionServiceServicer):
         lease, created = await self._try(
             context, lambda: self._rules.acquire(request, self._fake.now())
         )
+        config = self._config(lease.tenant)
+        unchanged = bool(config.version) and config.version == request.known_config_version
         return wire.AcquireSessionResponse(
-            session=self._session(lease), config=self._config(lease.tenant), created=created
+            session=self._session(lease),
+            config=None if unchanged else config,
+            created=created,
+            config_unchanged=unchanged,
         )
 
     async def RenewSession(self, request: Any, context: Any) -> Any:

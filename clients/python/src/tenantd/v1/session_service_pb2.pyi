@@ -37,6 +37,7 @@ class AcquireSessionRequest(_message.Message):
     TTL_FIELD_NUMBER: _builtins.int
     ACTIVATE_FIELD_NUMBER: _builtins.int
     LEASE_TOKEN_FIELD_NUMBER: _builtins.int
+    KNOWN_CONFIG_VERSION_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Chosen by the client, for LiveKit the job id: 1-128 printable ASCII
     characters without spaces. Empty: the sidecar makes one (then a lost reply
@@ -69,6 +70,12 @@ class AcquireSessionRequest(_message.Message):
     shows the same; empty: the sidecar makes one. An acquire of a session that
     is there must show its token.
     """
+    known_config_version: _builtins.str
+    """SessionConfig.version of this tenant that the caller still holds. While it is
+    the current one, the answer says config_unchanged in the place of the config,
+    and no key crosses the wire. Empty: the config is wanted. Versions end with the
+    sidecar's run, so that one of an earlier run is never the current one.
+    """
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
         """Wished TTL of the active lease; absent: the tenant's default (60 s). Within
@@ -87,10 +94,11 @@ class AcquireSessionRequest(_message.Message):
         ttl: _duration_pb2.Duration | None = ...,
         activate: _builtins.bool = ...,
         lease_token: _builtins.str = ...,
+        known_config_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activate", b"activate", "agent_name", b"agent_name", "job_metadata", b"job_metadata", "lease_token", b"lease_token", "room_metadata", b"room_metadata", "session_id", b"session_id", "tenant", b"tenant", "ttl", b"ttl", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activate", b"activate", "agent_name", b"agent_name", "job_metadata", b"job_metadata", "known_config_version", b"known_config_version", "lease_token", b"lease_token", "room_metadata", b"room_metadata", "session_id", b"session_id", "tenant", b"tenant", "ttl", b"ttl", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -106,19 +114,24 @@ class AcquireSessionResponse(_message.Message):
     CONFIG_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
     LEASE_TOKEN_FIELD_NUMBER: _builtins.int
+    CONFIG_UNCHANGED_FIELD_NUMBER: _builtins.int
     created: _builtins.bool
     """False when the session was there already."""
     lease_token: _builtins.str
     """To be shown in every later call about this session; empty where the identity
     is enough. Secret.
     """
+    config_unchanged: _builtins.bool
+    """The config of known_config_version is the current one."""
     @_builtins.property
     def session(self) -> _session_pb2.Session:
         """The session and its lease."""
 
     @_builtins.property
     def config(self) -> _provider_pb2.SessionConfig:
-        """The tenant's resolved config, credentials in clear."""
+        """The tenant's resolved config, credentials in clear; absent when
+        config_unchanged.
+        """
 
     def __init__(
         self,
@@ -127,10 +140,11 @@ class AcquireSessionResponse(_message.Message):
         config: _provider_pb2.SessionConfig | None = ...,
         created: _builtins.bool = ...,
         lease_token: _builtins.str = ...,
+        config_unchanged: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "created", b"created", "lease_token", b"lease_token", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "config_unchanged", b"config_unchanged", "created", b"created", "lease_token", b"lease_token", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,92 @@
+//! Answers that are ready together leave in one write.
+
+use std::path::Path;
+
+use futures_util::future::join_all;
+use hyper_util::rt::TokioIo;
+use tenantd::{
+    config::Config,
+    server::{self, Listeners},
+    transport::io::writes,
+    wire::v1::session_service_client::SessionServiceClient,
+};
+use tokio::sync::oneshot;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::support::{acquire, release};
+
+const WARM_UP: usize = 5;
+const ROUNDS: usize = 60;
+
+/// One round: each connection's calls are sent together, and all answers awaited.
+async fn round(
+    sessions: &[SessionServiceClient<Channel>],
+    streams: usize,
+    number: usize,
+    acquires: bool,
+) {
+    let calls = sessions.iter().enumerate().flat_map(|(connection, sessions)| {
+        (0..streams).map(move |stream| {
+            let (mut sessions, id) =
+                (sessions.clone(), format!("s-{number}-{connection}-{stream}"));
+            async move {
+                if acquires {
+                    sessions.acquire_session(acquire(&id, "acme")).await.map(|_| ())
+                } else {
+                    sessions.release_session(release(&id)).await.map(|_| ())
+                }
+            }
+        })
+    });
+    for answer in join_all(calls).await {
+        answer.unwrap();
+    }
+}
+
+async fn writes_per_call(connections: usize, streams: usize) -> f64 {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s.sock");
+    let listeners = Listeners { unix: Some(socket.clone()), tcp: None };
+    let bound = server::bind(Config::builtin(), listeners).await.unwrap();
+    let (force, forced) = oneshot::channel::<()>();
+    let served = tokio::spawn(bound.run(async { _ = forced.await }, || {}));
+    let mut sessions = Vec::new();
+    for _ in 0..connections {
+        sessions.push(SessionServiceClient::new(connect(&socket).await));
+    }
+    let mut before = 0;
+    for number in 0..WARM_UP + ROUNDS {
+        if number == WARM_UP {
+            before = writes();
+        }
+        round(&sessions, streams, number, true).await;
+        round(&sessions, streams, number, false).await;
+    }
+    let calls = (2 * ROUNDS * connections * streams) as f64;
+    let found = (writes() - before) as f64 / calls;
+    drop((sessions, force));
+    served.await.unwrap().unwrap();
+    found
+}
+
+async fn connect(socket: &Path) -> Channel {
+    let path = socket.to_owned();
+    let connector = tower::service_fn(move |_| {
+        let path = path.clone();
+        async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
+    });
+    Endpoint::from_static("http://localhost").connect_with_connector(connector).await.unwrap()
+}
+
+#[tokio::test]
+async fn answers_that_are_ready_together_leave_in_one_write() {
+    for (connections, streams, most) in [(1, 32, 0.10), (8, 4, 0.35), (64, 1, 1.05)] {
+        let found = writes_per_call(connections, streams).await;
+        eprintln!("{connections}x{streams}: {found:.3} writes per call");
+        assert!(
+            found <= most,
+            "{connections}x{streams}: {found:.3} writes per call, at most {most}"
+        );
+        assert!(found > 0.0, "nothing was counted");
+    }
+}
