@@ -37,7 +37,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Answers that carry a tenant's config.
-const WITH_CONFIG: [&str; 2] = ["AcquireSessionResponse", "GetSessionConfigResponse"];
+const WITH_CONFIG: [&str; 3] =
+    ["AcquireSessionResponse", "GetSessionConfigResponse", "WorkResponse"];
 
 /// `SessionService` once more as it is served: the config in its answers is `bytes`,
 /// which look the same on the wire, so that what was encoded once is put in as it

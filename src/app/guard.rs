@@ -192,4 +192,12 @@ impl Sidecar {
     pub fn may_keep_alive(&self, caller: &Caller) -> Result<(), Rejection> {
         self.permit(caller, Action::KeepAlive, None).map(|_| ())
     }
+
+    /// Whether a caller may open a Work stream; each call over it is asked for by itself.
+    ///
+    /// # Errors
+    /// `NOT_PERMITTED`.
+    pub fn may_work(&self, caller: &Caller) -> Result<(), Rejection> {
+        self.permit(caller, Action::Work, None).map(|_| ())
+    }
 }

@@ -57,6 +57,7 @@ pub enum Action {
     Report,
     SessionConfig,
     KeepAlive,
+    Work,
     Publish,
     Watch,
     Snapshot,
@@ -93,7 +94,7 @@ const fn rule(action: Action, rpc: &'static str, role: Role, scope: Scope) -> Ru
 
 /// The table. Health and reflection are not in it: they are open to whoever can
 /// connect, and say nothing but that the sidecar serves, and its public API.
-pub const TABLE: [Rule; 21] = {
+pub const TABLE: [Rule; 22] = {
     use Action as A;
     use Role::{Admin, Agent, Viewer};
     use Scope::{Session, Sidecar, Tenant, Visible};
@@ -104,6 +105,7 @@ pub const TABLE: [Rule; 21] = {
         rule(A::Report, "SessionService/ReportFailure", Agent, Session),
         rule(A::SessionConfig, "SessionService/GetSessionConfig", Agent, Session),
         rule(A::KeepAlive, "SessionService/KeepAlive", Agent, Session),
+        rule(A::Work, "SessionService/Work", Agent, Session),
         rule(A::Publish, "SessionService/PublishEvents", Agent, Session),
         rule(A::Watch, "WatchService/WatchSessions", Viewer, Visible),
         rule(A::Snapshot, "WatchService/GetSnapshot", Viewer, Visible),

@@ -13,7 +13,12 @@ const SHARE: f64 = 0.8;
 /// How long sources may be waited for; none for a caller without a deadline.
 pub fn patience(metadata: &MetadataMap) -> Option<Duration> {
     let timeout = metadata.get("grpc-timeout")?.to_str().ok()?;
-    parse(timeout).map(|timeout| timeout.mul_f64(SHARE))
+    parse(timeout).map(share)
+}
+
+/// The part of a caller's deadline that sources may take.
+pub fn share(timeout: Duration) -> Duration {
+    timeout.mul_f64(SHARE)
 }
 
 /// How long a caller waits for the answer to begin, as tonic's own server has it: a

@@ -152,7 +152,7 @@ impl Future for Call {
         }
         let Some(patience) = me.patience else { return Poll::Pending };
         let timer = me.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
-        timer.as_mut().poll(context).map(|()| Ok(status::timed_out()))
+        timer.as_mut().poll(context).map(|()| Ok(status::timed_out().into_http()))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The gRPC edge: decode, call the use case, encode. Decides nothing.
 
 pub mod admin_service;
+mod calls;
 pub mod convert;
 mod deadline;
 pub mod direct;
@@ -9,6 +10,7 @@ pub mod session_service;
 pub mod status;
 pub mod watch;
 pub mod watch_service;
+pub mod work;
 
 use tonic::{Request, Status};
 

@@ -2,22 +2,18 @@
 
 use std::{pin::Pin, sync::Arc};
 
-use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    caller, convert, deadline, keep_alive,
+    caller, calls, convert, deadline, keep_alive,
     status::{explained, status},
+    work::{self, CallMeter},
 };
 use crate::{
-    app::{AcquireCall, Caller, LeaseToken, Sidecar, ports::Publish},
-    domain::{
-        event::Severity,
-        reject::Rejection,
-        session::{Outcome, SessionId, WorkerId},
-    },
+    app::{Caller, Sidecar, ports::Publish},
+    domain::{event::Severity, reject::Rejection, session::SessionId},
     wire::{
         served::{self, session_service_server::SessionService},
         v1,
@@ -28,7 +24,18 @@ use crate::{
 const MAX_EVENTS: usize = 100;
 
 /// The service.
-pub struct Sessions(pub Arc<Sidecar>);
+pub struct Sessions {
+    sidecar: Arc<Sidecar>,
+    meter: Arc<dyn CallMeter>,
+}
+
+impl Sessions {
+    /// Of a sidecar; `meter` for the calls over `Work` streams.
+    #[must_use]
+    pub fn new(sidecar: Arc<Sidecar>, meter: Arc<dyn CallMeter>) -> Self {
+        Self { sidecar, meter }
+    }
+}
 
 type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -41,31 +48,7 @@ impl SessionService for Sessions {
         let caller = caller(&request)?;
         let patience = deadline::patience(request.metadata());
         let asked = request.into_inner();
-        let known = asked.known_config_version;
-        let call = AcquireCall {
-            patience,
-            ttl: convert::checked_duration("ttl", asked.ttl).map_err(status)?,
-            session_id: asked.session_id,
-            job_metadata: asked.job_metadata,
-            room_metadata: asked.room_metadata,
-            tenant: asked.tenant,
-            agent_name: asked.agent_name,
-            worker: asked.worker,
-            activate: asked.activate,
-            lease_token: LeaseToken(asked.lease_token),
-        };
-        let got = self.0.acquire(&caller, call).await.map_err(status)?;
-        // Stale for a while is no version: whoever runs on it must be told.
-        let config_unchanged =
-            !known.is_empty() && got.config.version == known && got.config.stale.is_none();
-        let config = if config_unchanged { Bytes::new() } else { convert::config(&got.config) };
-        Ok(Response::new(served::AcquireSessionResponse {
-            session: Some(convert::session(&got.grant.session, self.0.now())),
-            config,
-            created: got.grant.created,
-            lease_token: got.lease_token.0,
-            config_unchanged,
-        }))
+        calls::acquire(&self.sidecar, &caller, patience, asked).await.map(Response::new)
     }
 
     async fn renew_session(
@@ -73,15 +56,7 @@ impl SessionService for Sessions {
         request: Request<v1::RenewSessionRequest>,
     ) -> Result<Response<v1::RenewSessionResponse>, Status> {
         let caller = caller(&request)?;
-        let asked = request.into_inner();
-        let id = SessionId::parse(&asked.session_id).map_err(status)?;
-        let worker = WorkerId::parse_optional(&asked.worker).map_err(status)?;
-        let ttl = convert::checked_duration("ttl", asked.ttl).map_err(status)?;
-        let lease = &asked.lease_token;
-        let session =
-            self.0.renew(&caller, &id, worker.as_ref(), ttl, lease).await.map_err(status)?;
-        let session = Some(convert::session(&session, self.0.now()));
-        Ok(Response::new(v1::RenewSessionResponse { session }))
+        calls::renew(&self.sidecar, &caller, request.into_inner()).await.map(Response::new)
     }
 
     async fn release_session(
@@ -89,26 +64,7 @@ impl SessionService for Sessions {
         request: Request<v1::ReleaseSessionRequest>,
     ) -> Result<Response<v1::ReleaseSessionResponse>, Status> {
         let caller = caller(&request)?;
-        let asked = request.into_inner();
-        let id = SessionId::parse(&asked.session_id).map_err(status)?;
-        let outcome = match v1::Outcome::try_from(asked.outcome) {
-            Ok(v1::Outcome::Success) => Outcome::Success,
-            Ok(v1::Outcome::Failure) => Outcome::Failure,
-            Ok(v1::Outcome::Cancelled) => Outcome::Cancelled,
-            Ok(v1::Outcome::Unspecified | v1::Outcome::Lost | v1::Outcome::Revoked) | Err(_) => {
-                return Err(status(Rejection::field(
-                    "outcome",
-                    format_args!("must be SUCCESS, FAILURE or CANCELLED, got {}", asked.outcome),
-                )));
-            }
-        };
-        let failure = convert::failure_in(asked.failure).map_err(status)?;
-        if failure.is_some() && outcome != Outcome::Failure {
-            return Err(status(Rejection::field("failure", "goes only with outcome FAILURE")));
-        }
-        let lease = &asked.lease_token;
-        let booked = self.0.release(&caller, &id, outcome, failure, lease).await.map_err(status)?;
-        Ok(Response::new(v1::ReleaseSessionResponse { outcome: convert::outcome(booked).into() }))
+        calls::release(&self.sidecar, &caller, request.into_inner()).await.map(Response::new)
     }
 
     async fn report_failure(
@@ -116,14 +72,7 @@ impl SessionService for Sessions {
         request: Request<v1::ReportFailureRequest>,
     ) -> Result<Response<v1::ReportFailureResponse>, Status> {
         let caller = caller(&request)?;
-        let asked = request.into_inner();
-        let id = SessionId::parse(&asked.session_id).map_err(status)?;
-        let failure = convert::failure_in(asked.failure).map_err(status)?.unwrap_or_default();
-        let (end, lease) = (asked.end_session, &asked.lease_token);
-        let (session, counted) =
-            self.0.report(&caller, &id, failure, end, lease).await.map_err(status)?;
-        let session = Some(convert::session(&session, self.0.now()));
-        Ok(Response::new(v1::ReportFailureResponse { session, counted }))
+        calls::report(&self.sidecar, &caller, request.into_inner()).await.map(Response::new)
     }
 
     async fn get_session_config(
@@ -133,11 +82,20 @@ impl SessionService for Sessions {
         let caller = caller(&request)?;
         let patience = deadline::patience(request.metadata());
         let asked = request.into_inner();
-        let id = SessionId::parse(&asked.session_id).map_err(status)?;
-        let lease = &asked.lease_token;
-        let config = self.0.session_config(&caller, &id, lease, patience).await.map_err(status)?;
-        let config = convert::config(&config);
-        Ok(Response::new(served::GetSessionConfigResponse { config }))
+        calls::config(&self.sidecar, &caller, patience, asked).await.map(Response::new)
+    }
+
+    type WorkStream = Outgoing<served::WorkResponse>;
+
+    async fn work(
+        &self,
+        request: Request<Streaming<v1::WorkRequest>>,
+    ) -> Result<Response<Self::WorkStream>, Status> {
+        let caller = caller(&request)?;
+        self.sidecar.may_work(&caller).map_err(status)?;
+        let (sidecar, meter) = (Arc::clone(&self.sidecar), Arc::clone(&self.meter));
+        let answers = work::run(sidecar, meter, caller, request.into_inner());
+        Ok(Response::new(Box::pin(answers)))
     }
 
     type KeepAliveStream = Outgoing<v1::KeepAliveResponse>;
@@ -147,7 +105,7 @@ impl SessionService for Sessions {
         request: Request<Streaming<v1::KeepAliveRequest>>,
     ) -> Result<Response<Self::KeepAliveStream>, Status> {
         let caller = caller(&request)?;
-        let answers = keep_alive::run(Arc::clone(&self.0), caller, request.into_inner());
+        let answers = keep_alive::run(Arc::clone(&self.sidecar), caller, request.into_inner());
         Ok(Response::new(Box::pin(answers)))
     }
 
@@ -158,7 +116,7 @@ impl SessionService for Sessions {
         request: Request<Streaming<v1::PublishEventsRequest>>,
     ) -> Result<Response<Self::PublishEventsStream>, Status> {
         let caller = caller(&request)?;
-        let sidecar = Arc::clone(&self.0);
+        let sidecar = Arc::clone(&self.sidecar);
         let mut asked = request.into_inner();
         // One answer at a time: an agent that does not read its answers is not
         // read either.

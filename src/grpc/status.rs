@@ -86,9 +86,8 @@ pub fn explained(said: Status) -> Status {
 
 /// The caller's own deadline passed before there was an answer.
 #[must_use]
-pub fn timed_out() -> http::Response<tonic::body::Body> {
-    let said = Status::new(Code::DeadlineExceeded, "the deadline of the call passed");
-    said.into_http()
+pub fn timed_out() -> Status {
+    Status::new(Code::DeadlineExceeded, "the deadline of the call passed")
 }
 
 /// The call broke off; nobody can tell how far it came.

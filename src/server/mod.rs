@@ -45,6 +45,7 @@ use crate::{
         direct::{Calls, Direct},
         session_service::Sessions,
         watch_service::Watches,
+        work,
     },
     source::{self, Sources, file::FileSource},
     store::memory::MemoryStore,
@@ -88,6 +89,20 @@ struct ThisProcess;
 impl Process for ThisProcess {
     fn resident_bytes(&self) -> Option<u64> {
         telemetry::gauges::resident_bytes()
+    }
+}
+
+/// Traces and times the calls over streams as those of their own.
+struct Metered(telemetry::rpc::Streamed);
+
+impl work::CallMeter for Metered {
+    fn observe(
+        &self,
+        method: &'static str,
+        traceparent: String,
+        call: work::Working,
+    ) -> work::Observed {
+        self.0.observe(method, traceparent, call)
     }
 }
 
@@ -381,16 +396,13 @@ impl Bound {
                 AdminServiceServer::new(Admin(Arc::clone(&sidecar))).max_decoding_message_size(max),
             )
             .prepare();
-        let sessions = SessionServiceServer::new(Sessions(Arc::clone(&sidecar)))
-            .max_decoding_message_size(max);
         let meter = opentelemetry::global::meter(telemetry::names::SCOPE);
+        let observed = telemetry::rpc::RpcLayer::new(&meter, wire::methods());
+        let streamed = Arc::new(Metered(observed.streamed()));
+        let sessions = SessionServiceServer::new(Sessions::new(Arc::clone(&sidecar), streamed))
+            .max_decoding_message_size(max);
         let calls = Calls::default();
-        let stack = telemetry::rpc::RpcLayer::new(&meter, wire::methods()).layer(Direct::new(
-            sessions,
-            rest,
-            Handle::current(),
-            calls.clone(),
-        ));
+        let stack = observed.layer(Direct::new(sessions, rest, Handle::current(), calls.clone()));
         let (stop, leave) = (watch::Sender::new(false), watch::Sender::new(false));
         let threads = threads::start(&stack, &limits, &leave.subscribe())?;
         let accept = accept::Accept {

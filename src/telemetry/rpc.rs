@@ -48,6 +48,8 @@ const CODES: [&str; 17] = [
     "DATA_LOSS",
     "UNAUTHENTICATED",
 ];
+/// Where callers say in which span they are.
+const TRACEPARENT: &str = "traceparent";
 /// Place of "UNKNOWN" in it.
 const UNKNOWN: usize = 2;
 
@@ -113,6 +115,12 @@ impl RpcLayer {
             propagator: TraceContextPropagator::new(),
         }))
     }
+
+    /// For calls over streams.
+    #[must_use]
+    pub fn streamed(&self) -> Streamed {
+        Streamed(Arc::clone(&self.0))
+    }
 }
 
 impl<S> Layer<S> for RpcLayer {
@@ -134,6 +142,8 @@ impl<S, A, B> Service<http::Request<A>> for Traced<S>
 where
     S: Service<http::Request<A>, Response = http::Response<B>> + Send,
     S::Future: Send + 'static,
+    S::Error: 'static,
+    B: 'static,
 {
     type Response = S::Response;
     type Error = S::Error;
@@ -146,33 +156,89 @@ where
     fn call(&mut self, request: http::Request<A>) -> Self::Future {
         let began = Instant::now();
         let shared = Arc::clone(&self.shared);
-        let path = request.uri().path().trim_start_matches('/');
-        let method = Arc::clone(shared.methods.get(path).unwrap_or(&shared.other));
-        let span = tracing::info_span!(
+        let method = shared.method(request.uri().path().trim_start_matches('/'));
+        let caller = request
+            .headers()
+            .contains_key(TRACEPARENT)
+            .then(|| shared.propagator.extract(&Headers(request.headers())));
+        let span = method.span();
+        let call = span.in_scope(|| self.inner.call(request));
+        let code =
+            |answer: &Result<S::Response, S::Error>| answer.as_ref().map_or(UNKNOWN, code_of);
+        shared.observe(method, began, span, caller, call, code)
+    }
+}
+
+/// Observes calls that are no requests of their own, over streams.
+#[derive(Clone)]
+pub struct Streamed(Arc<Shared>);
+
+impl Streamed {
+    /// One call; it gives its status code beside its answer.
+    pub fn observe<T: Send + 'static>(
+        &self,
+        method: &str,
+        traceparent: String,
+        call: impl Future<Output = (T, i32)> + Send + 'static,
+    ) -> Pin<Box<dyn Future<Output = T> + Send>> {
+        let method = self.0.method(method);
+        let caller = (!traceparent.is_empty()).then(|| {
+            self.0.propagator.extract(&HashMap::from([(TRACEPARENT.to_owned(), traceparent)]))
+        });
+        let span = method.span();
+        let code = |(_, code): &(T, i32)| {
+            usize::try_from(*code).ok().filter(|code| *code < CODES.len()).unwrap_or(UNKNOWN)
+        };
+        let observed =
+            Arc::clone(&self.0).observe(method, Instant::now(), span, caller, call, code);
+        Box::pin(async move { observed.await.0 })
+    }
+}
+
+impl Method {
+    fn span(&self) -> tracing::Span {
+        tracing::info_span!(
             target: TARGET,
             "rpc",
-            otel.name = method.name,
+            otel.name = self.name,
             otel.kind = "server",
             otel.status_code = Empty,
             rpc.system.name = "grpc",
-            rpc.method = method.name,
+            rpc.method = self.name,
             rpc.response.status_code = Empty,
             error.type = Empty,
             tenant = Empty,
             session_id = Empty,
             agent_name = Empty,
             reason = Empty,
-        );
+        )
+    }
+}
+
+impl Shared {
+    fn method(&self, path: &str) -> Arc<Method> {
+        Arc::clone(self.methods.get(path).unwrap_or(&self.other))
+    }
+
+    /// Runs a call in its span, under its caller's, and times it.
+    fn observe<T: 'static>(
+        self: Arc<Self>,
+        method: Arc<Method>,
+        began: Instant,
+        span: tracing::Span,
+        caller: Option<opentelemetry::Context>,
+        call: impl Future<Output = T> + Send + 'static,
+        code_of: impl FnOnce(&T) -> usize + Send + 'static,
+    ) -> Pin<Box<dyn Future<Output = T> + Send>> {
         // By far the most usual: nobody traces, on either side.
-        if span.is_disabled() && !request.headers().contains_key("traceparent") {
-            let call = self.inner.call(request);
+        if span.is_disabled() && caller.is_none() {
             return Box::pin(async move {
                 let answer = call.await;
-                shared.time(&method, began, answer.as_ref().map_or(UNKNOWN, code_of));
+                self.time(&method, began, code_of(&answer));
                 answer
             });
         }
-        let parent = shared.propagator.extract(&Headers(request.headers()));
+        let parent = caller.unwrap_or_default();
         let _ = span.set_parent(parent.clone());
         let own = span.context().span().span_context().clone();
         let caller = parent.span().span_context().clone();
@@ -180,10 +246,10 @@ where
             trace: u128::from_be_bytes(of.trace_id().to_bytes()),
             span: u64::from_be_bytes(of.span_id().to_bytes()),
         });
-        let call = self.inner.call(request).instrument(span.clone());
+        let call = call.instrument(span.clone());
         Box::pin(trace::scoped(trace, async move {
             let answer = call.await;
-            let code = answer.as_ref().map_or(UNKNOWN, code_of);
+            let code = code_of(&answer);
             let name = CODES[code];
             span.record("rpc.response.status_code", name);
             // What the caller did wrong is no error of the server.
@@ -200,13 +266,11 @@ where
                 span.record("otel.status_code", "ERROR");
                 span.record("error.type", name);
             }
-            shared.time(&method, began, code);
+            self.time(&method, began, code);
             answer
         }))
     }
-}
 
-impl Shared {
     fn time(&self, method: &Method, began: Instant, code: usize) {
         self.duration.record(began.elapsed().as_secs_f64(), &method.labels[code]);
     }

@@ -7,7 +7,7 @@ use prost::Message as _;
 use tenantd::{
     app::Sidecar,
     config::{self, Config},
-    grpc::session_service::Sessions,
+    grpc::{session_service::Sessions, work::Unmetered},
     server::{self, Listeners},
     transport::peer::Peer,
     wire::served::session_service_server::SessionService as _,
@@ -58,7 +58,7 @@ impl Served {
         let sidecar = runtime.block_on(server::bind(config, Listeners::default())).unwrap().sidecar;
         let own = rustix::process::getuid().as_raw();
         let peer = Arc::new(Peer::unix(sidecar.new_connection(), Some((own, own, None)), own));
-        let sessions = Sessions(Arc::clone(&sidecar));
+        let sessions = Sessions::new(Arc::clone(&sidecar), Arc::new(Unmetered));
         Self { runtime, sidecar, sessions, peer, reply: Vec::with_capacity(4096) }
     }
 

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use hyper_util::rt::TokioIo;
 use tenantd::{
     config::Config,
-    server::{self, Listeners},
+    server::{self, Listeners, Stop},
     transport::io::writes,
     wire::v1::session_service_client::SessionServiceClient,
 };
@@ -46,10 +46,16 @@ async fn round(
 async fn writes_per_call(connections: usize, streams: usize) -> f64 {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("s.sock");
-    let listeners = Listeners { unix: Some(socket.clone()), tcp: None };
+    let listeners = Listeners { unix: Some(socket.clone()), ..Listeners::default() };
     let bound = server::bind(Config::builtin(), listeners).await.unwrap();
     let (force, forced) = oneshot::channel::<()>();
-    let served = tokio::spawn(bound.run(async { _ = forced.await }, || {}));
+    let served = tokio::spawn(bound.run(
+        async move {
+            _ = forced.await;
+            Stop::Now
+        },
+        || {},
+    ));
     let mut sessions = Vec::new();
     for _ in 0..connections {
         sessions.push(SessionServiceClient::new(connect(&socket).await));

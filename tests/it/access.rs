@@ -112,6 +112,21 @@ async fn call(
                 },
             }
         }
+        "SessionService/Work" => {
+            let release = support::release(session);
+            let call = Some(v1::work_request::Call::ReleaseSession(release));
+            let stream =
+                tokio_stream::iter([v1::WorkRequest { id: 1, call, ..Default::default() }]);
+            match sessions.work(with(token, stream)).await {
+                Err(status) => Err(said(status)),
+                Ok(answer) => match answer.into_inner().message().await.unwrap().unwrap().answer {
+                    Some(v1::work_response::Answer::Error(error)) => {
+                        Err(said(crate::work::refused(&error)))
+                    }
+                    _ => Ok(()),
+                },
+            }
+        }
         "SessionService/PublishEvents" => {
             let event = v1::AgentEvent { name: "x".to_owned(), ..Default::default() };
             let event = v1::PublishedEvent { session_id, event: Some(event), ..Default::default() };

@@ -13,3 +13,4 @@ mod reload;
 mod support;
 mod tls;
 mod watch;
+mod work;

@@ -67,24 +67,20 @@ fn start(folder: &Path) -> Vec<Server> {
     }
     let config = folder.join("bench.toml");
     std::fs::write(&config, messages::CONFIG).expect("writes");
-    let listen = format!("unix:{}", path("tenantd"));
-    add(
-        "tenantd",
-        command(
-            &tenantd(),
-            &[
-                "serve",
-                "--log-format",
-                "json",
-                "--config",
-                &config.display().to_string(),
-                "--listen",
-                &listen,
-            ],
-        )
-        .env("BENCH_KEY", "sk-0123456789abcdef0123456789abcdef0123456789abcdef"),
-        unary.clone(),
-    );
+    for (name, protocol) in [
+        ("tenantd", unary.clone()),
+        // The same calls over one `Work` stream a connection.
+        ("tenantd-stream", Protocol::Grpc(messages::stream("acme", "bench-worker-0001"))),
+    ] {
+        let listen = format!("unix:{}", path(name));
+        let config = config.display().to_string();
+        let args = ["serve", "--log-format", "json", "--config", &config, "--listen", &listen];
+        let mut command = command(&tenantd(), &args);
+        command
+            .env("BENCH_KEY", "sk-0123456789abcdef0123456789abcdef0123456789abcdef")
+            .env("XDG_STATE_HOME", folder.join(format!("{name}-state")));
+        add(name, &mut command, protocol);
+    }
     let python = root().join(".venv/bin/python");
     let peer = |name: &str| root().join("benches/peers").join(name).display().to_string();
     add("python", &mut command(&python, &[&peer("afternoon.py"), &path("python")]), unary.clone());

@@ -43,6 +43,10 @@ impl Template {
         Self { bytes, at }
     }
 
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     fn put(&self, session: &[u8; 20], out: &mut Vec<u8>) {
         let from = out.len() + self.at;
         out.extend_from_slice(&self.bytes);
@@ -319,7 +323,7 @@ impl Grpc {
             let len = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
             let Some(message) = self.body.get(at + 5..at + 5 + len) else { break };
             at += 5 + len;
-            // Notices have no request id.
+            // What is said of no call has no id.
             if message.first() != Some(&0x08) {
                 continue;
             }
@@ -331,8 +335,8 @@ impl Grpc {
                     break;
                 }
             }
-            // Field 15 is the refusal.
-            let good = message.get(place).is_some_and(|tag| tag >> 3 != 15);
+            // Field 7 is the refusal.
+            let good = message.get(place).is_some_and(|tag| tag >> 3 != 7);
             answers.push(Answer { slot: id as usize - 1, good });
         }
         self.body.drain(..at);

@@ -33,7 +33,17 @@ pub fn unary(tenant: &str, worker: &str) -> Messages {
 
 /// The same over one `Work` stream.
 pub fn stream(tenant: &str, worker: &str) -> Messages {
-    unary(tenant, worker)
+    let Messages { acquire, release, .. } = unary(tenant, worker);
+    // Without an id: the generator puts it before.
+    let call = |call| v1::WorkRequest { call: Some(call), ..Default::default() }.encode_to_vec();
+    let acquire = v1::AcquireSessionRequest::decode(acquire.bytes()).expect("is one");
+    let release = v1::ReleaseSessionRequest::decode(release.bytes()).expect("is one");
+    Messages {
+        acquire: Template::new(call(v1::work_request::Call::AcquireSession(acquire))),
+        release: Template::new(call(v1::work_request::Call::ReleaseSession(release))),
+        // Answered with an error of no id, which shows that the stream is open.
+        hello: Some(Vec::new()),
+    }
 }
 
 fn provider(name: &str, model: &str, key: &str) -> v1::Provider {
@@ -82,5 +92,6 @@ pub fn granted() -> v1::AcquireSessionResponse {
             stale: false,
         }),
         created: true,
+        ..Default::default()
     }
 }

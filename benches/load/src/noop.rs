@@ -76,6 +76,15 @@ impl SessionService for Noop {
         Err(Status::unimplemented(""))
     }
 
+    type WorkStream = Never<v1::WorkResponse>;
+
+    async fn work(
+        &self,
+        _: Request<Streaming<v1::WorkRequest>>,
+    ) -> Result<Response<Self::WorkStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     type PublishEventsStream = Never<v1::PublishEventsResponse>;
 
     async fn publish_events(

@@ -95,7 +95,7 @@ export class Tenantd extends EventEmitter<NoticeEvents> implements AsyncDisposab
     this.#options = options;
     this.#log = options.logger ?? stderr;
     const { timeoutMs, worker } = options;
-    this.rpc = new TenantdRpc({ connection, ...(timeoutMs !== undefined && { timeoutMs }) });
+    this.rpc = new TenantdRpc({ connection, work: true, ...(timeoutMs !== undefined && { timeoutMs }) });
     this.#link = worker ? new Link(connection, this.#log, worker) : share(connection, this.#log);
     this.#unsubscribe = this.#link.subscribe((notice) => this.#told(notice));
   }

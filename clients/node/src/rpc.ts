@@ -36,6 +36,7 @@ import {
 import { leaseToken } from "./lease.js";
 import { hideCredentials } from "./redact.js";
 import { KeepAlive, MessageStream } from "./streams.js";
+import { Work, type Kind } from "./work.js";
 
 /** How to reach the sidecar. */
 export interface ClientOptions extends ConnectionOptions {
@@ -45,6 +46,8 @@ export interface ClientOptions extends ConnectionOptions {
   connection?: Connection;
   /** A channel of its own, which does not keep the process alive; see `link.ts`. @internal */
   unreferenced?: boolean;
+  /** Its calls about sessions go over one stream; see `work.ts`. @internal */
+  work?: boolean;
 }
 
 /** Settings of one call. */
@@ -81,6 +84,7 @@ export class TenantdRpc {
   readonly #timeoutMs: number;
   readonly #connection: Connection;
   readonly #unreferenced: boolean;
+  readonly #work: Work | undefined;
   #made: { grpc: Client; stamp: string } | undefined;
   readonly #streams = new Set<{ close(): void }>();
 
@@ -94,6 +98,10 @@ export class TenantdRpc {
     this.address = this.#connection.address;
     this.#timeoutMs = options.timeoutMs ?? 2_000;
     this.#unreferenced = options.unreferenced ?? false;
+    if (options.work) {
+      const connection = this.#connection;
+      this.#work = new Work(new TenantdRpc({ connection, unreferenced: true }), () => connection.stamp());
+    }
   }
 
   /** With the certificates of now; calls over those of then go on to their ends. */
@@ -136,30 +144,30 @@ export class TenantdRpc {
   async acquire(request: AcquireRequest, options?: CallOptions): Promise<AcquireSessionResponse> {
     // Made here, so that the lease token can be.
     const sessionId = request.sessionId || `s-${randomUUID()}`;
-    const response = await this.unary(SessionService.method.acquireSession, shown({ ...request, sessionId }), options);
+    const response = await this.#ask("acquireSession", SessionService.method.acquireSession, shown({ ...request, sessionId }), options);
     hideCredentials(response.config);
     return response;
   }
 
   /** A sign of life: activates a pending lease and carries it on by its TTL. */
   async renew(request: RenewRequest, options?: CallOptions): Promise<Session> {
-    const { session } = await this.unary(SessionService.method.renewSession, shown(request), options);
+    const { session } = await this.#ask("renewSession", SessionService.method.renewSession, shown(request), options);
     return this.#present(session);
   }
 
   /** Ends a session, frees its slot and returns the outcome booked. */
   async release(request: ReleaseRequest, options?: CallOptions): Promise<Outcome> {
-    return (await this.unary(SessionService.method.releaseSession, shown(request), options)).outcome;
+    return (await this.#ask("releaseSession", SessionService.method.releaseSession, shown(request), options)).outcome;
   }
 
   /** Marks a live session as failed. */
   async reportFailure(request: ReportFailureRequest, options?: CallOptions): Promise<ReportFailureResponse> {
-    return this.unary(SessionService.method.reportFailure, shown(request), options);
+    return this.#ask("reportFailure", SessionService.method.reportFailure, shown(request), options);
   }
 
   /** The current config of a live session. */
   async getConfig(sessionId: string, options?: CallOptions): Promise<SessionConfig> {
-    const { config } = await this.unary(SessionService.method.getSessionConfig, shown({ sessionId }), options);
+    const { config } = await this.#ask("getSessionConfig", SessionService.method.getSessionConfig, shown({ sessionId }), options);
     hideCredentials(config);
     return this.#present(config);
   }
@@ -203,6 +211,25 @@ export class TenantdRpc {
     return this.#track(call, new MessageStream<WatchSessionsResponse>(call, this.address));
   }
 
+  /** Over the stream where there is one, else by a call of its own. */
+  async #ask<K extends Kind, I extends DescMessage, O extends DescMessage>(
+    kind: K,
+    method: DescMethodUnary<I, O>,
+    request: MessageInitShape<I>,
+    options?: CallOptions,
+  ): Promise<MessageShape<O>> {
+    if (this.#work) {
+      try {
+        const timeoutMs = options?.timeoutMs ?? this.#timeoutMs;
+        const answer = await this.#work.ask(kind, create(method.input, request) as never, timeoutMs);
+        if (answer) return answer as MessageShape<O>;
+      } catch (error) {
+        throw toTenantdError(error, this.address);
+      }
+    }
+    return this.unary(method, request, options);
+  }
+
   /**
    * Calls any unary method, for example one of `AdminService`.
    *
@@ -233,6 +260,7 @@ export class TenantdRpc {
 
   /** Ends all streams and the connection. */
   close(): void {
+    this.#work?.close();
     for (const stream of this.#streams) stream.close();
     this.#made?.grpc.close();
   }

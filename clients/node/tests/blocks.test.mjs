@@ -215,6 +215,20 @@ test("a rotated key reaches a live session by refresh", async (t) => {
   await Promise.all([acme.end("success"), other.end("success")]);
 });
 
+test("calls go over one stream, with the errors of their own, and many at once get each its own", async (t) => {
+  const { td } = await stage(t);
+  const alone = [];
+  const unary = td.rpc.unary.bind(td.rpc);
+  td.rpc.unary = (method, ...rest) => (alone.push(method.name), unary(method, ...rest));
+  const ids = Array.from({ length: 50 }, (_, n) => `many-${n}`);
+  const sessions = await Promise.all(ids.map((sessionId) => td.acquire({ sessionId, tenant: `t-${sessionId}` })));
+  assert.deepEqual(sessions.map((s) => [s.sessionId, s.tenant]), ids.map((id) => [id, `t-${id}`]));
+  await assert.rejects(td.acquire({ sessionId: "many-0", tenant: "other" }), { reason: "SESSION_CONFLICT" });
+  await Promise.all(sessions.map((session) => session.end("success")));
+  await assert.rejects(td.rpc.release({ sessionId: "many-0", outcome: 1 }), { reason: "SESSION_ENDED" });
+  assert.deepEqual(alone, []);
+});
+
 test("a config that is held is not sent again, and a rotated key is", async (t) => {
   const { sidecar, td } = await stage(t);
   const answers = [];

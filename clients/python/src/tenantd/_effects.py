@@ -7,7 +7,11 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from google.protobuf.message import Message
+
 from tenantd.lag import LoopMonitor, Report
+from tenantd.v1.session_service_pb2_grpc import SessionServiceStub
+from tenantd.work import AsyncWork
 
 _T = TypeVar("_T")
 
@@ -17,6 +21,26 @@ class AsyncEffects:
 
     _monitor: LoopMonitor | None = None
     _watched: LoopMonitor | None = None
+
+    _work: AsyncWork | None = None
+    _worked: Any = None
+    channel: Any
+    deadline: float
+
+    async def _streamed(self, request: Message) -> Any:
+        """The answer to a call over the stream; None: it is to be asked by itself."""
+        channel = self.channel
+        if self._work is None:
+            self._work = AsyncWork(lambda said: SessionServiceStub(self.channel).Work(said))
+        elif self._worked is not channel:
+            self._work.leave()
+        self._worked = channel
+        return await self._work.ask(request, self.deadline)
+
+    async def _end_stream(self) -> None:
+        work, self._work = self._work, None
+        if work is not None:
+            await work.close()
 
     async def _sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -53,6 +77,13 @@ class AsyncEffects:
 
 class SyncEffects:
     """Waiting, for threads. Threads do not block each other: nothing is watched."""
+
+    def _streamed(self, request: Message) -> Any:
+        """Threads share no stream: each call is one of its own."""
+        return None
+
+    def _end_stream(self) -> None:
+        """Nothing."""
 
     def _sleep(self, seconds: float) -> None:
         time.sleep(seconds)

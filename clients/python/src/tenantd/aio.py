@@ -115,6 +115,7 @@ class AsyncClient(AsyncEffects):
         shared, self._link = self._link, None
         if shared is not None:
             await self._off_loop(link.unshare, shared)
+        await self._end_stream()
         channels = (self._former, self._channel)
         self._former = self._channel = None
         for channel in channels:
@@ -317,8 +318,11 @@ class AsyncClient(AsyncEffects):
 
     async def _call(self, method: Callable[..., Awaitable[_T]], request: Message) -> _T:
         try:
+            answer: _T | None = await self._streamed(request)
+            if answer is not None:
+                return answer
             return await method(request, timeout=self.deadline)
-        except grpc.aio.AioRpcError as error:
+        except grpc.RpcError as error:
             raise from_rpc_error(error) from error
         except OSError as error:
             raise SidecarUnavailable(f"the token cannot be read: {error}") from error

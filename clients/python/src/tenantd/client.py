@@ -111,6 +111,7 @@ class Client(SyncEffects):
         shared, self._link = self._link, None
         if shared is not None:
             self._off_loop(link.unshare, shared)
+        self._end_stream()
         channels = (self._former, self._channel)
         self._former = self._channel = None
         for channel in channels:
@@ -313,6 +314,9 @@ class Client(SyncEffects):
 
     def _call(self, method: Callable[..., _T], request: Message) -> _T:
         try:
+            answer: _T | None = self._streamed(request)
+            if answer is not None:
+                return answer
             return method(request, timeout=self.deadline)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error

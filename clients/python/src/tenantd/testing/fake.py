@@ -229,6 +229,29 @@ class _Service(SessionServiceServicer):
         lease = await self._try(context, lambda: self._rules.find(request.session_id))
         return wire.GetSessionConfigResponse(config=self._config(lease.tenant))
 
+    async def Work(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:
+        # Each is decided in one step: none waits, so the order of answers is that of calls.
+        methods = {
+            "acquire_session": self.AcquireSession,
+            "renew_session": self.RenewSession,
+            "release_session": self.ReleaseSession,
+            "report_failure": self.ReportFailure,
+            "get_session_config": self.GetSessionConfig,
+        }
+        async for request in request_iterator:
+            call = request.WhichOneof("call")
+            answer = wire.WorkResponse(id=request.id)
+            caught = _Caught()
+            try:
+                if call is None:
+                    await _abort(caught, Refused("INVALID_FIELD", "call is required", field="call"))
+                else:
+                    said = await methods[call](getattr(request, call), caught)
+                    getattr(answer, call).CopyFrom(said)
+            except _Aborted:
+                answer.error = caught.status
+            yield answer
+
     async def PublishEvents(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:
         async for request in request_iterator:
             reply = wire.PublishEventsResponse()
@@ -343,6 +366,22 @@ class _Service(SessionServiceServicer):
             return step()
         except Refused as refused:
             await _abort(context, refused)
+
+
+class _Aborted(Exception):
+    """One call over a stream was refused."""
+
+
+class _Caught:
+    """Stands in for the context of a call of its own."""
+
+    status = b""
+
+    def set_trailing_metadata(self, metadata: tuple[tuple[str, bytes], ...]) -> None:
+        self.status = metadata[0][1]
+
+    async def abort(self, _code: grpc.StatusCode, _message: str) -> NoReturn:
+        raise _Aborted
 
 
 async def _abort(context: Any, refused: Refused) -> NoReturn:

@@ -389,6 +389,134 @@ class GetSessionConfigResponse(_message.Message):
 Global___GetSessionConfigResponse: _TypeAlias = GetSessionConfigResponse  # noqa: Y015
 
 @_typing.final
+class WorkRequest(_message.Message):
+    """WorkRequest is one call over a Work stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    ACQUIRE_SESSION_FIELD_NUMBER: _builtins.int
+    RENEW_SESSION_FIELD_NUMBER: _builtins.int
+    RELEASE_SESSION_FIELD_NUMBER: _builtins.int
+    REPORT_FAILURE_FIELD_NUMBER: _builtins.int
+    GET_SESSION_CONFIG_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """Chosen by the client; its answer has the same. Unique among the calls that
+    are under way.
+    """
+    traceparent: _builtins.str
+    """The caller's span, as in the header of a unary call; may be empty."""
+    @_builtins.property
+    def acquire_session(self) -> Global___AcquireSessionRequest:
+        """As AcquireSession."""
+
+    @_builtins.property
+    def renew_session(self) -> Global___RenewSessionRequest:
+        """As RenewSession."""
+
+    @_builtins.property
+    def release_session(self) -> Global___ReleaseSessionRequest:
+        """As ReleaseSession."""
+
+    @_builtins.property
+    def report_failure(self) -> Global___ReportFailureRequest:
+        """As ReportFailure."""
+
+    @_builtins.property
+    def get_session_config(self) -> Global___GetSessionConfigRequest:
+        """As GetSessionConfig."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long the caller waits for the answer; the counterpart of a unary call's
+        deadline. Absent: as long as it takes.
+        """
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        acquire_session: Global___AcquireSessionRequest | None = ...,
+        renew_session: Global___RenewSessionRequest | None = ...,
+        release_session: Global___ReleaseSessionRequest | None = ...,
+        report_failure: Global___ReportFailureRequest | None = ...,
+        get_session_config: Global___GetSessionConfigRequest | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+        traceparent: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acquire_session", b"acquire_session", "call", b"call", "get_session_config", b"get_session_config", "release_session", b"release_session", "renew_session", b"renew_session", "report_failure", b"report_failure", "timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acquire_session", b"acquire_session", "call", b"call", "get_session_config", b"get_session_config", "id", b"id", "release_session", b"release_session", "renew_session", b"renew_session", "report_failure", b"report_failure", "timeout", b"timeout", "traceparent", b"traceparent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_call: _TypeAlias = _typing.Literal["acquire_session", "renew_session", "release_session", "report_failure", "get_session_config"]  # noqa: Y015
+    _WhichOneofArgType_call: _TypeAlias = _typing.Literal["call", b"call"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_call) -> _WhichOneofReturnType_call | None: ...
+
+Global___WorkRequest: _TypeAlias = WorkRequest  # noqa: Y015
+
+@_typing.final
+class WorkResponse(_message.Message):
+    """WorkResponse answers one WorkRequest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    ACQUIRE_SESSION_FIELD_NUMBER: _builtins.int
+    RENEW_SESSION_FIELD_NUMBER: _builtins.int
+    RELEASE_SESSION_FIELD_NUMBER: _builtins.int
+    REPORT_FAILURE_FIELD_NUMBER: _builtins.int
+    GET_SESSION_CONFIG_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """Of the request."""
+    error: _builtins.bytes
+    """An encoded google.rpc.Status with its details: the bytes that a unary call
+    has in grpc-status-details-bin.
+    """
+    @_builtins.property
+    def acquire_session(self) -> Global___AcquireSessionResponse:
+        """Of AcquireSession."""
+
+    @_builtins.property
+    def renew_session(self) -> Global___RenewSessionResponse:
+        """Of RenewSession."""
+
+    @_builtins.property
+    def release_session(self) -> Global___ReleaseSessionResponse:
+        """Of ReleaseSession."""
+
+    @_builtins.property
+    def report_failure(self) -> Global___ReportFailureResponse:
+        """Of ReportFailure."""
+
+    @_builtins.property
+    def get_session_config(self) -> Global___GetSessionConfigResponse:
+        """Of GetSessionConfig."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        acquire_session: Global___AcquireSessionResponse | None = ...,
+        renew_session: Global___RenewSessionResponse | None = ...,
+        release_session: Global___ReleaseSessionResponse | None = ...,
+        report_failure: Global___ReportFailureResponse | None = ...,
+        get_session_config: Global___GetSessionConfigResponse | None = ...,
+        error: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acquire_session", b"acquire_session", "answer", b"answer", "error", b"error", "get_session_config", b"get_session_config", "release_session", b"release_session", "renew_session", b"renew_session", "report_failure", b"report_failure"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acquire_session", b"acquire_session", "answer", b"answer", "error", b"error", "get_session_config", b"get_session_config", "id", b"id", "release_session", b"release_session", "renew_session", b"renew_session", "report_failure", b"report_failure"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_answer: _TypeAlias = _typing.Literal["acquire_session", "renew_session", "release_session", "report_failure", "get_session_config", "error"]  # noqa: Y015
+    _WhichOneofArgType_answer: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_answer) -> _WhichOneofReturnType_answer | None: ...
+
+Global___WorkResponse: _TypeAlias = WorkResponse  # noqa: Y015
+
+@_typing.final
 class KeepAliveRequest(_message.Message):
     """KeepAliveRequest is a message of an agent process. The first must name the
     worker; later ones may attach sessions and carry figures. Sending nothing is

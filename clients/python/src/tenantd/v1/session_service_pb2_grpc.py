@@ -68,6 +68,11 @@ class SessionServiceStub(object):
                 request_serializer=tenantd_dot_v1_dot_session__service__pb2.KeepAliveRequest.SerializeToString,
                 response_deserializer=tenantd_dot_v1_dot_session__service__pb2.KeepAliveResponse.FromString,
                 _registered_method=True)
+        self.Work = channel.stream_stream(
+                '/tenantd.v1.SessionService/Work',
+                request_serializer=tenantd_dot_v1_dot_session__service__pb2.WorkRequest.SerializeToString,
+                response_deserializer=tenantd_dot_v1_dot_session__service__pb2.WorkResponse.FromString,
+                _registered_method=True)
         self.PublishEvents = channel.stream_stream(
                 '/tenantd.v1.SessionService/PublishEvents',
                 request_serializer=tenantd_dot_v1_dot_session__service__pb2.PublishEventsRequest.SerializeToString,
@@ -129,6 +134,18 @@ class SessionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Work(self, request_iterator, context):
+        """The unary calls above over one stream, for a process that makes many: each
+        costs a part of a call of its own, on both sides. The same calls, errors and
+        order of decisions; answers come as they are ready and name their request. A
+        stream that ends with OK has answered all that it read: ask the rest anew. One
+        that breaks says nothing of the calls that were under way. At most
+        limits.max_streams calls are under way at once; further ones wait to be read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PublishEvents(self, request_iterator, context):
         """The agent's own events; the tenant is bound from the session. Each request
         is answered by one response, in order. A refused event does not end the
@@ -170,6 +187,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.KeepAlive,
                     request_deserializer=tenantd_dot_v1_dot_session__service__pb2.KeepAliveRequest.FromString,
                     response_serializer=tenantd_dot_v1_dot_session__service__pb2.KeepAliveResponse.SerializeToString,
+            ),
+            'Work': grpc.stream_stream_rpc_method_handler(
+                    servicer.Work,
+                    request_deserializer=tenantd_dot_v1_dot_session__service__pb2.WorkRequest.FromString,
+                    response_serializer=tenantd_dot_v1_dot_session__service__pb2.WorkResponse.SerializeToString,
             ),
             'PublishEvents': grpc.stream_stream_rpc_method_handler(
                     servicer.PublishEvents,
@@ -343,6 +365,33 @@ class SessionService(object):
             '/tenantd.v1.SessionService/KeepAlive',
             tenantd_dot_v1_dot_session__service__pb2.KeepAliveRequest.SerializeToString,
             tenantd_dot_v1_dot_session__service__pb2.KeepAliveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Work(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/tenantd.v1.SessionService/Work',
+            tenantd_dot_v1_dot_session__service__pb2.WorkRequest.SerializeToString,
+            tenantd_dot_v1_dot_session__service__pb2.WorkResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -57,6 +57,14 @@ class SessionServiceStub:
     it is kept alive; when it breaks, they have a short grace to re-attach on
     another one before they end as lost.
     """
+    Work: _grpc.StreamStreamMultiCallable[_session_service_pb2.WorkRequest, _session_service_pb2.WorkResponse]
+    """The unary calls above over one stream, for a process that makes many: each
+    costs a part of a call of its own, on both sides. The same calls, errors and
+    order of decisions; answers come as they are ready and name their request. A
+    stream that ends with OK has answered all that it read: ask the rest anew. One
+    that breaks says nothing of the calls that were under way. At most
+    limits.max_streams calls are under way at once; further ones wait to be read.
+    """
     PublishEvents: _grpc.StreamStreamMultiCallable[_session_service_pb2.PublishEventsRequest, _session_service_pb2.PublishEventsResponse]
     """The agent's own events; the tenant is bound from the session. Each request
     is answered by one response, in order. A refused event does not end the
@@ -91,6 +99,14 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """One stream per agent process. While it is open, every session attached to
     it is kept alive; when it breaks, they have a short grace to re-attach on
     another one before they end as lost.
+    """
+    Work: _aio.StreamStreamMultiCallable[_session_service_pb2.WorkRequest, _session_service_pb2.WorkResponse]  # type: ignore[assignment]
+    """The unary calls above over one stream, for a process that makes many: each
+    costs a part of a call of its own, on both sides. The same calls, errors and
+    order of decisions; answers come as they are ready and name their request. A
+    stream that ends with OK has answered all that it read: ask the rest anew. One
+    that breaks says nothing of the calls that were under way. At most
+    limits.max_streams calls are under way at once; further ones wait to be read.
     """
     PublishEvents: _aio.StreamStreamMultiCallable[_session_service_pb2.PublishEventsRequest, _session_service_pb2.PublishEventsResponse]  # type: ignore[assignment]
     """The agent's own events; the tenant is bound from the session. Each request
@@ -159,6 +175,20 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         """One stream per agent process. While it is open, every session attached to
         it is kept alive; when it breaks, they have a short grace to re-attach on
         another one before they end as lost.
+        """
+
+    @_abc_1.abstractmethod
+    def Work(
+        self,
+        request_iterator: _MaybeAsyncIterator[_session_service_pb2.WorkRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_session_service_pb2.WorkResponse], _abc.AsyncIterator[_session_service_pb2.WorkResponse]]:
+        """The unary calls above over one stream, for a process that makes many: each
+        costs a part of a call of its own, on both sides. The same calls, errors and
+        order of decisions; answers come as they are ready and name their request. A
+        stream that ends with OK has answered all that it read: ask the rest anew. One
+        that breaks says nothing of the calls that were under way. At most
+        limits.max_streams calls are under way at once; further ones wait to be read.
         """
 
     @_abc_1.abstractmethod

@@ -18,7 +18,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tenantd/v1/session_service.proto.
  */
 export const file_tenantd_v1_session_service: GenFile = /*@__PURE__*/
-  fileDesc("CiB0ZW5hbnRkL3YxL3Nlc3Npb25fc2VydmljZS5wcm90bxIKdGVuYW50ZC52MSL5AQoVQWNxdWlyZVNlc3Npb25SZXF1ZXN0EhIKCnNlc3Npb25faWQYASABKAkSFAoMam9iX21ldGFkYXRhGAIgASgJEhUKDXJvb21fbWV0YWRhdGEYAyABKAkSDgoGdGVuYW50GAQgASgJEhIKCmFnZW50X25hbWUYBSABKAkSDgoGd29ya2VyGAYgASgJEiYKA3R0bBgHIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIQCghhY3RpdmF0ZRgIIAEoCBITCgtsZWFzZV90b2tlbhgJIAEoCRIcChRrbm93bl9jb25maWdfdmVyc2lvbhgKIAEoCSKpAQoWQWNxdWlyZVNlc3Npb25SZXNwb25zZRIkCgdzZXNzaW9uGAEgASgLMhMudGVuYW50ZC52MS5TZXNzaW9uEikKBmNvbmZpZxgCIAEoCzIZLnRlbmFudGQudjEuU2Vzc2lvbkNvbmZpZxIPCgdjcmVhdGVkGAMgASgIEhMKC2xlYXNlX3Rva2VuGAQgASgJEhgKEGNvbmZpZ191bmNoYW5nZWQYBSABKAgidgoTUmVuZXdTZXNzaW9uUmVxdWVzdBISCgpzZXNzaW9uX2lkGAEgASgJEg4KBndvcmtlchgCIAEoCRImCgN0dGwYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SEwoLbGVhc2VfdG9rZW4YBCABKAkiPAoUUmVuZXdTZXNzaW9uUmVzcG9uc2USJAoHc2Vzc2lvbhgBIAEoCzITLnRlbmFudGQudjEuU2Vzc2lvbiKMAQoVUmVsZWFzZVNlc3Npb25SZXF1ZXN0EhIKCnNlc3Npb25faWQYASABKAkSJAoHb3V0Y29tZRgCIAEoDjITLnRlbmFudGQudjEuT3V0Y29tZRIkCgdmYWlsdXJlGAMgASgLMhMudGVuYW50ZC52MS5GYWlsdXJlEhMKC2xlYXNlX3Rva2VuGAQgASgJIj4KFlJlbGVhc2VTZXNzaW9uUmVzcG9uc2USJAoHb3V0Y29tZRgBIAEoDjITLnRlbmFudGQudjEuT3V0Y29tZSJ6ChRSZXBvcnRGYWlsdXJlUmVxdWVzdBISCgpzZXNzaW9uX2lkGAEgASgJEiQKB2ZhaWx1cmUYAiABKAsyEy50ZW5hbnRkLnYxLkZhaWx1cmUSEwoLZW5kX3Nlc3Npb24YAyABKAgSEwoLbGVhc2VfdG9rZW4YBCABKAkiTgoVUmVwb3J0RmFpbHVyZVJlc3BvbnNlEiQKB3Nlc3Npb24YASABKAsyEy50ZW5hbnRkLnYxLlNlc3Npb24SDwoHY291bnRlZBgCIAEoCCJCChdHZXRTZXNzaW9uQ29uZmlnUmVxdWVzdBISCgpzZXNzaW9uX2lkGAEgASgJEhMKC2xlYXNlX3Rva2VuGAIgASgJIkUKGEdldFNlc3Npb25Db25maWdSZXNwb25zZRIpCgZjb25maWcYASABKAsyGS50ZW5hbnRkLnYxLlNlc3Npb25Db25maWcinwIKEEtlZXBBbGl2ZVJlcXVlc3QSDgoGd29ya2VyGAEgASgJEhoKEmF0dGFjaF9zZXNzaW9uX2lkcxgCIAMoCRIvCgxsb29wX2Jsb2NrZWQYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SHwoXbG9vcF9ibG9ja2VkX3Nlc3Npb25faWQYBCABKAkSFAoMbWVtb3J5X2J5dGVzGAUgASgEEkMKDGxlYXNlX3Rva2VucxgGIAMoCzItLnRlbmFudGQudjEuS2VlcEFsaXZlUmVxdWVzdC5MZWFzZVRva2Vuc0VudHJ5GjIKEExlYXNlVG9rZW5zRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASLFAgoRS2VlcEFsaXZlUmVzcG9uc2USMQoIYXR0YWNoZWQYASABKAsyHS50ZW5hbnRkLnYxLktlZXBBbGl2ZUF0dGFjaGVkSAASLQoHcmV2b2tlZBgCIAEoCzIaLnRlbmFudGQudjEuU2Vzc2lvblJldm9rZWRIABIoCghkcmFpbmluZxgDIAEoCzIULnRlbmFudGQudjEuRHJhaW5pbmdIABI5Cg5jb25maWdfY2hhbmdlZBgEIAEoCzIfLnRlbmFudGQudjEuVGVuYW50Q29uZmlnQ2hhbmdlZEgAEjAKCXN1c3BlbmRlZBgFIAEoCzIbLnRlbmFudGQudjEuVGVuYW50U3VzcGVuZGVkSAASLAoHcmVzdW1lZBgGIAEoCzIZLnRlbmFudGQudjEuVGVuYW50UmVzdW1lZEgAQgkKB21lc3NhZ2UiZgoRS2VlcEFsaXZlQXR0YWNoZWQSJQoIc2Vzc2lvbnMYASADKAsyEy50ZW5hbnRkLnYxLlNlc3Npb24SKgoHcmVmdXNlZBgCIAMoCzIZLnRlbmFudGQudjEuQXR0YWNoUmVmdXNhbCJZCg1BdHRhY2hSZWZ1c2FsEhIKCnNlc3Npb25faWQYASABKAkSDgoGcmVhc29uGAIgASgJEiQKB291dGNvbWUYAyABKA4yEy50ZW5hbnRkLnYxLk91dGNvbWUiZwoOU2Vzc2lvblJldm9rZWQSEgoKc2Vzc2lvbl9pZBgBIAEoCRIOCgZ0ZW5hbnQYAiABKAkSIwoFY2F1c2UYAyABKA4yFC50ZW5hbnRkLnYxLkVuZENhdXNlEgwKBG5vdGUYBCABKAkiNwoIRHJhaW5pbmcSKwoIZGVhZGxpbmUYASABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iSwoTVGVuYW50Q29uZmlnQ2hhbmdlZBIOCgZ0ZW5hbnQYASABKAkSDwoHdmVyc2lvbhgCIAEoCRITCgtzZXNzaW9uX2lkcxgDIAMoCSJECg9UZW5hbnRTdXNwZW5kZWQSDgoGdGVuYW50GAEgASgJEhMKC3Nlc3Npb25faWRzGAIgAygJEgwKBG5vdGUYAyABKAkiQgoNVGVuYW50UmVzdW1lZBIOCgZ0ZW5hbnQYASABKAkSEwoLc2Vzc2lvbl9pZHMYAiADKAkSDAoEbm90ZRgDIAEoCSJCChRQdWJsaXNoRXZlbnRzUmVxdWVzdBIqCgZldmVudHMYASADKAsyGi50ZW5hbnRkLnYxLlB1Ymxpc2hlZEV2ZW50ImAKDlB1Ymxpc2hlZEV2ZW50EhIKCnNlc3Npb25faWQYASABKAkSJQoFZXZlbnQYAiABKAsyFi50ZW5hbnRkLnYxLkFnZW50RXZlbnQSEwoLbGVhc2VfdG9rZW4YAyABKAkiVAoVUHVibGlzaEV2ZW50c1Jlc3BvbnNlEhAKCGFjY2VwdGVkGAEgASgNEikKB3JlZnVzZWQYAiADKAsyGC50ZW5hbnRkLnYxLkV2ZW50UmVmdXNhbCI+CgxFdmVudFJlZnVzYWwSDQoFaW5kZXgYASABKA0SDgoGcmVhc29uGAIgASgJEg8KB21lc3NhZ2UYAyABKAky8gQKDlNlc3Npb25TZXJ2aWNlElcKDkFjcXVpcmVTZXNzaW9uEiEudGVuYW50ZC52MS5BY3F1aXJlU2Vzc2lvblJlcXVlc3QaIi50ZW5hbnRkLnYxLkFjcXVpcmVTZXNzaW9uUmVzcG9uc2USUQoMUmVuZXdTZXNzaW9uEh8udGVuYW50ZC52MS5SZW5ld1Nlc3Npb25SZXF1ZXN0GiAudGVuYW50ZC52MS5SZW5ld1Nlc3Npb25SZXNwb25zZRJXCg5SZWxlYXNlU2Vzc2lvbhIhLnRlbmFudGQudjEuUmVsZWFzZVNlc3Npb25SZXF1ZXN0GiIudGVuYW50ZC52MS5SZWxlYXNlU2Vzc2lvblJlc3BvbnNlElQKDVJlcG9ydEZhaWx1cmUSIC50ZW5hbnRkLnYxLlJlcG9ydEZhaWx1cmVSZXF1ZXN0GiEudGVuYW50ZC52MS5SZXBvcnRGYWlsdXJlUmVzcG9uc2USXQoQR2V0U2Vzc2lvbkNvbmZpZxIjLnRlbmFudGQudjEuR2V0U2Vzc2lvbkNvbmZpZ1JlcXVlc3QaJC50ZW5hbnRkLnYxLkdldFNlc3Npb25Db25maWdSZXNwb25zZRJMCglLZWVwQWxpdmUSHC50ZW5hbnRkLnYxLktlZXBBbGl2ZVJlcXVlc3QaHS50ZW5hbnRkLnYxLktlZXBBbGl2ZVJlc3BvbnNlKAEwARJYCg1QdWJsaXNoRXZlbnRzEiAudGVuYW50ZC52MS5QdWJsaXNoRXZlbnRzUmVxdWVzdBohLnRlbmFudGQudjEuUHVibGlzaEV2ZW50c1Jlc3BvbnNlKAEwAWIGcHJvdG8z", [file_google_protobuf_duration, file_tenantd_v1_event, file_tenantd_v1_provider, file_tenantd_v1_session]);
+  fileDesc("CiB0ZW5hbnRkL3YxL3Nlc3Npb25fc2VydmljZS5wcm90bxIKdGVuYW50ZC52MSL5AQoVQWNxdWlyZVNlc3Npb25SZXF1ZXN0EhIKCnNlc3Npb25faWQYASABKAkSFAoMam9iX21ldGFkYXRhGAIgASgJEhUKDXJvb21fbWV0YWRhdGEYAyABKAkSDgoGdGVuYW50GAQgASgJEhIKCmFnZW50X25hbWUYBSABKAkSDgoGd29ya2VyGAYgASgJEiYKA3R0bBgHIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIQCghhY3RpdmF0ZRgIIAEoCBITCgtsZWFzZV90b2tlbhgJIAEoCRIcChRrbm93bl9jb25maWdfdmVyc2lvbhgKIAEoCSKpAQoWQWNxdWlyZVNlc3Npb25SZXNwb25zZRIkCgdzZXNzaW9uGAEgASgLMhMudGVuYW50ZC52MS5TZXNzaW9uEikKBmNvbmZpZxgCIAEoCzIZLnRlbmFudGQudjEuU2Vzc2lvbkNvbmZpZxIPCgdjcmVhdGVkGAMgASgIEhMKC2xlYXNlX3Rva2VuGAQgASgJEhgKEGNvbmZpZ191bmNoYW5nZWQYBSABKAgidgoTUmVuZXdTZXNzaW9uUmVxdWVzdBISCgpzZXNzaW9uX2lkGAEgASgJEg4KBndvcmtlchgCIAEoCRImCgN0dGwYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SEwoLbGVhc2VfdG9rZW4YBCABKAkiPAoUUmVuZXdTZXNzaW9uUmVzcG9uc2USJAoHc2Vzc2lvbhgBIAEoCzITLnRlbmFudGQudjEuU2Vzc2lvbiKMAQoVUmVsZWFzZVNlc3Npb25SZXF1ZXN0EhIKCnNlc3Npb25faWQYASABKAkSJAoHb3V0Y29tZRgCIAEoDjITLnRlbmFudGQudjEuT3V0Y29tZRIkCgdmYWlsdXJlGAMgASgLMhMudGVuYW50ZC52MS5GYWlsdXJlEhMKC2xlYXNlX3Rva2VuGAQgASgJIj4KFlJlbGVhc2VTZXNzaW9uUmVzcG9uc2USJAoHb3V0Y29tZRgBIAEoDjITLnRlbmFudGQudjEuT3V0Y29tZSJ6ChRSZXBvcnRGYWlsdXJlUmVxdWVzdBISCgpzZXNzaW9uX2lkGAEgASgJEiQKB2ZhaWx1cmUYAiABKAsyEy50ZW5hbnRkLnYxLkZhaWx1cmUSEwoLZW5kX3Nlc3Npb24YAyABKAgSEwoLbGVhc2VfdG9rZW4YBCABKAkiTgoVUmVwb3J0RmFpbHVyZVJlc3BvbnNlEiQKB3Nlc3Npb24YASABKAsyEy50ZW5hbnRkLnYxLlNlc3Npb24SDwoHY291bnRlZBgCIAEoCCJCChdHZXRTZXNzaW9uQ29uZmlnUmVxdWVzdBISCgpzZXNzaW9uX2lkGAEgASgJEhMKC2xlYXNlX3Rva2VuGAIgASgJIkUKGEdldFNlc3Npb25Db25maWdSZXNwb25zZRIpCgZjb25maWcYASABKAsyGS50ZW5hbnRkLnYxLlNlc3Npb25Db25maWcilwMKC1dvcmtSZXF1ZXN0EgoKAmlkGAEgASgEEjwKD2FjcXVpcmVfc2Vzc2lvbhgCIAEoCzIhLnRlbmFudGQudjEuQWNxdWlyZVNlc3Npb25SZXF1ZXN0SAASOAoNcmVuZXdfc2Vzc2lvbhgDIAEoCzIfLnRlbmFudGQudjEuUmVuZXdTZXNzaW9uUmVxdWVzdEgAEjwKD3JlbGVhc2Vfc2Vzc2lvbhgEIAEoCzIhLnRlbmFudGQudjEuUmVsZWFzZVNlc3Npb25SZXF1ZXN0SAASOgoOcmVwb3J0X2ZhaWx1cmUYBSABKAsyIC50ZW5hbnRkLnYxLlJlcG9ydEZhaWx1cmVSZXF1ZXN0SAASQQoSZ2V0X3Nlc3Npb25fY29uZmlnGAYgASgLMiMudGVuYW50ZC52MS5HZXRTZXNzaW9uQ29uZmlnUmVxdWVzdEgAEioKB3RpbWVvdXQYByABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SEwoLdHJhY2VwYXJlbnQYCCABKAlCBgoEY2FsbCLvAgoMV29ya1Jlc3BvbnNlEgoKAmlkGAEgASgEEj0KD2FjcXVpcmVfc2Vzc2lvbhgCIAEoCzIiLnRlbmFudGQudjEuQWNxdWlyZVNlc3Npb25SZXNwb25zZUgAEjkKDXJlbmV3X3Nlc3Npb24YAyABKAsyIC50ZW5hbnRkLnYxLlJlbmV3U2Vzc2lvblJlc3BvbnNlSAASPQoPcmVsZWFzZV9zZXNzaW9uGAQgASgLMiIudGVuYW50ZC52MS5SZWxlYXNlU2Vzc2lvblJlc3BvbnNlSAASOwoOcmVwb3J0X2ZhaWx1cmUYBSABKAsyIS50ZW5hbnRkLnYxLlJlcG9ydEZhaWx1cmVSZXNwb25zZUgAEkIKEmdldF9zZXNzaW9uX2NvbmZpZxgGIAEoCzIkLnRlbmFudGQudjEuR2V0U2Vzc2lvbkNvbmZpZ1Jlc3BvbnNlSAASDwoFZXJyb3IYByABKAxIAEIICgZhbnN3ZXIinwIKEEtlZXBBbGl2ZVJlcXVlc3QSDgoGd29ya2VyGAEgASgJEhoKEmF0dGFjaF9zZXNzaW9uX2lkcxgCIAMoCRIvCgxsb29wX2Jsb2NrZWQYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SHwoXbG9vcF9ibG9ja2VkX3Nlc3Npb25faWQYBCABKAkSFAoMbWVtb3J5X2J5dGVzGAUgASgEEkMKDGxlYXNlX3Rva2VucxgGIAMoCzItLnRlbmFudGQudjEuS2VlcEFsaXZlUmVxdWVzdC5MZWFzZVRva2Vuc0VudHJ5GjIKEExlYXNlVG9rZW5zRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASLFAgoRS2VlcEFsaXZlUmVzcG9uc2USMQoIYXR0YWNoZWQYASABKAsyHS50ZW5hbnRkLnYxLktlZXBBbGl2ZUF0dGFjaGVkSAASLQoHcmV2b2tlZBgCIAEoCzIaLnRlbmFudGQudjEuU2Vzc2lvblJldm9rZWRIABIoCghkcmFpbmluZxgDIAEoCzIULnRlbmFudGQudjEuRHJhaW5pbmdIABI5Cg5jb25maWdfY2hhbmdlZBgEIAEoCzIfLnRlbmFudGQudjEuVGVuYW50Q29uZmlnQ2hhbmdlZEgAEjAKCXN1c3BlbmRlZBgFIAEoCzIbLnRlbmFudGQudjEuVGVuYW50U3VzcGVuZGVkSAASLAoHcmVzdW1lZBgGIAEoCzIZLnRlbmFudGQudjEuVGVuYW50UmVzdW1lZEgAQgkKB21lc3NhZ2UiZgoRS2VlcEFsaXZlQXR0YWNoZWQSJQoIc2Vzc2lvbnMYASADKAsyEy50ZW5hbnRkLnYxLlNlc3Npb24SKgoHcmVmdXNlZBgCIAMoCzIZLnRlbmFudGQudjEuQXR0YWNoUmVmdXNhbCJZCg1BdHRhY2hSZWZ1c2FsEhIKCnNlc3Npb25faWQYASABKAkSDgoGcmVhc29uGAIgASgJEiQKB291dGNvbWUYAyABKA4yEy50ZW5hbnRkLnYxLk91dGNvbWUiZwoOU2Vzc2lvblJldm9rZWQSEgoKc2Vzc2lvbl9pZBgBIAEoCRIOCgZ0ZW5hbnQYAiABKAkSIwoFY2F1c2UYAyABKA4yFC50ZW5hbnRkLnYxLkVuZENhdXNlEgwKBG5vdGUYBCABKAkiNwoIRHJhaW5pbmcSKwoIZGVhZGxpbmUYASABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iSwoTVGVuYW50Q29uZmlnQ2hhbmdlZBIOCgZ0ZW5hbnQYASABKAkSDwoHdmVyc2lvbhgCIAEoCRITCgtzZXNzaW9uX2lkcxgDIAMoCSJECg9UZW5hbnRTdXNwZW5kZWQSDgoGdGVuYW50GAEgASgJEhMKC3Nlc3Npb25faWRzGAIgAygJEgwKBG5vdGUYAyABKAkiQgoNVGVuYW50UmVzdW1lZBIOCgZ0ZW5hbnQYASABKAkSEwoLc2Vzc2lvbl9pZHMYAiADKAkSDAoEbm90ZRgDIAEoCSJCChRQdWJsaXNoRXZlbnRzUmVxdWVzdBIqCgZldmVudHMYASADKAsyGi50ZW5hbnRkLnYxLlB1Ymxpc2hlZEV2ZW50ImAKDlB1Ymxpc2hlZEV2ZW50EhIKCnNlc3Npb25faWQYASABKAkSJQoFZXZlbnQYAiABKAsyFi50ZW5hbnRkLnYxLkFnZW50RXZlbnQSEwoLbGVhc2VfdG9rZW4YAyABKAkiVAoVUHVibGlzaEV2ZW50c1Jlc3BvbnNlEhAKCGFjY2VwdGVkGAEgASgNEikKB3JlZnVzZWQYAiADKAsyGC50ZW5hbnRkLnYxLkV2ZW50UmVmdXNhbCI+CgxFdmVudFJlZnVzYWwSDQoFaW5kZXgYASABKA0SDgoGcmVhc29uGAIgASgJEg8KB21lc3NhZ2UYAyABKAkysQUKDlNlc3Npb25TZXJ2aWNlElcKDkFjcXVpcmVTZXNzaW9uEiEudGVuYW50ZC52MS5BY3F1aXJlU2Vzc2lvblJlcXVlc3QaIi50ZW5hbnRkLnYxLkFjcXVpcmVTZXNzaW9uUmVzcG9uc2USUQoMUmVuZXdTZXNzaW9uEh8udGVuYW50ZC52MS5SZW5ld1Nlc3Npb25SZXF1ZXN0GiAudGVuYW50ZC52MS5SZW5ld1Nlc3Npb25SZXNwb25zZRJXCg5SZWxlYXNlU2Vzc2lvbhIhLnRlbmFudGQudjEuUmVsZWFzZVNlc3Npb25SZXF1ZXN0GiIudGVuYW50ZC52MS5SZWxlYXNlU2Vzc2lvblJlc3BvbnNlElQKDVJlcG9ydEZhaWx1cmUSIC50ZW5hbnRkLnYxLlJlcG9ydEZhaWx1cmVSZXF1ZXN0GiEudGVuYW50ZC52MS5SZXBvcnRGYWlsdXJlUmVzcG9uc2USXQoQR2V0U2Vzc2lvbkNvbmZpZxIjLnRlbmFudGQudjEuR2V0U2Vzc2lvbkNvbmZpZ1JlcXVlc3QaJC50ZW5hbnRkLnYxLkdldFNlc3Npb25Db25maWdSZXNwb25zZRJMCglLZWVwQWxpdmUSHC50ZW5hbnRkLnYxLktlZXBBbGl2ZVJlcXVlc3QaHS50ZW5hbnRkLnYxLktlZXBBbGl2ZVJlc3BvbnNlKAEwARI9CgRXb3JrEhcudGVuYW50ZC52MS5Xb3JrUmVxdWVzdBoYLnRlbmFudGQudjEuV29ya1Jlc3BvbnNlKAEwARJYCg1QdWJsaXNoRXZlbnRzEiAudGVuYW50ZC52MS5QdWJsaXNoRXZlbnRzUmVxdWVzdBohLnRlbmFudGQudjEuUHVibGlzaEV2ZW50c1Jlc3BvbnNlKAEwAWIGcHJvdG8z", [file_google_protobuf_duration, file_tenantd_v1_event, file_tenantd_v1_provider, file_tenantd_v1_session]);
 
 /**
  * AcquireSessionRequest asks for a slot.
@@ -419,6 +419,167 @@ export const GetSessionConfigResponseSchema: GenMessage<GetSessionConfigResponse
   messageDesc(file_tenantd_v1_session_service, 9);
 
 /**
+ * WorkRequest is one call over a Work stream.
+ *
+ * @generated from message tenantd.v1.WorkRequest
+ */
+export type WorkRequest = Message<"tenantd.v1.WorkRequest"> & {
+  /**
+   * Chosen by the client; its answer has the same. Unique among the calls that
+   * are under way.
+   *
+   * @generated from field: uint64 id = 1;
+   */
+  id: bigint;
+
+  /**
+   * Which call. None: INVALID_FIELD.
+   *
+   * @generated from oneof tenantd.v1.WorkRequest.call
+   */
+  call: {
+    /**
+     * As AcquireSession.
+     *
+     * @generated from field: tenantd.v1.AcquireSessionRequest acquire_session = 2;
+     */
+    value: AcquireSessionRequest;
+    case: "acquireSession";
+  } | {
+    /**
+     * As RenewSession.
+     *
+     * @generated from field: tenantd.v1.RenewSessionRequest renew_session = 3;
+     */
+    value: RenewSessionRequest;
+    case: "renewSession";
+  } | {
+    /**
+     * As ReleaseSession.
+     *
+     * @generated from field: tenantd.v1.ReleaseSessionRequest release_session = 4;
+     */
+    value: ReleaseSessionRequest;
+    case: "releaseSession";
+  } | {
+    /**
+     * As ReportFailure.
+     *
+     * @generated from field: tenantd.v1.ReportFailureRequest report_failure = 5;
+     */
+    value: ReportFailureRequest;
+    case: "reportFailure";
+  } | {
+    /**
+     * As GetSessionConfig.
+     *
+     * @generated from field: tenantd.v1.GetSessionConfigRequest get_session_config = 6;
+     */
+    value: GetSessionConfigRequest;
+    case: "getSessionConfig";
+  } | { case: undefined; value?: undefined };
+
+  /**
+   * How long the caller waits for the answer; the counterpart of a unary call's
+   * deadline. Absent: as long as it takes.
+   *
+   * @generated from field: google.protobuf.Duration timeout = 7;
+   */
+  timeout?: Duration | undefined;
+
+  /**
+   * The caller's span, as in the header of a unary call; may be empty.
+   *
+   * @generated from field: string traceparent = 8;
+   */
+  traceparent: string;
+};
+
+/**
+ * Describes the message tenantd.v1.WorkRequest.
+ * Use `create(WorkRequestSchema)` to create a new message.
+ */
+export const WorkRequestSchema: GenMessage<WorkRequest> = /*@__PURE__*/
+  messageDesc(file_tenantd_v1_session_service, 10);
+
+/**
+ * WorkResponse answers one WorkRequest.
+ *
+ * @generated from message tenantd.v1.WorkResponse
+ */
+export type WorkResponse = Message<"tenantd.v1.WorkResponse"> & {
+  /**
+   * Of the request.
+   *
+   * @generated from field: uint64 id = 1;
+   */
+  id: bigint;
+
+  /**
+   * The answer of the call, or why there is none.
+   *
+   * @generated from oneof tenantd.v1.WorkResponse.answer
+   */
+  answer: {
+    /**
+     * Of AcquireSession.
+     *
+     * @generated from field: tenantd.v1.AcquireSessionResponse acquire_session = 2;
+     */
+    value: AcquireSessionResponse;
+    case: "acquireSession";
+  } | {
+    /**
+     * Of RenewSession.
+     *
+     * @generated from field: tenantd.v1.RenewSessionResponse renew_session = 3;
+     */
+    value: RenewSessionResponse;
+    case: "renewSession";
+  } | {
+    /**
+     * Of ReleaseSession.
+     *
+     * @generated from field: tenantd.v1.ReleaseSessionResponse release_session = 4;
+     */
+    value: ReleaseSessionResponse;
+    case: "releaseSession";
+  } | {
+    /**
+     * Of ReportFailure.
+     *
+     * @generated from field: tenantd.v1.ReportFailureResponse report_failure = 5;
+     */
+    value: ReportFailureResponse;
+    case: "reportFailure";
+  } | {
+    /**
+     * Of GetSessionConfig.
+     *
+     * @generated from field: tenantd.v1.GetSessionConfigResponse get_session_config = 6;
+     */
+    value: GetSessionConfigResponse;
+    case: "getSessionConfig";
+  } | {
+    /**
+     * An encoded google.rpc.Status with its details: the bytes that a unary call
+     * has in grpc-status-details-bin.
+     *
+     * @generated from field: bytes error = 7;
+     */
+    value: Uint8Array;
+    case: "error";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message tenantd.v1.WorkResponse.
+ * Use `create(WorkResponseSchema)` to create a new message.
+ */
+export const WorkResponseSchema: GenMessage<WorkResponse> = /*@__PURE__*/
+  messageDesc(file_tenantd_v1_session_service, 11);
+
+/**
  * KeepAliveRequest is a message of an agent process. The first must name the
  * worker; later ones may attach sessions and carry figures. Sending nothing is
  * fine: the open stream is the sign of life.
@@ -477,7 +638,7 @@ export type KeepAliveRequest = Message<"tenantd.v1.KeepAliveRequest"> & {
  * Use `create(KeepAliveRequestSchema)` to create a new message.
  */
 export const KeepAliveRequestSchema: GenMessage<KeepAliveRequest> = /*@__PURE__*/
-  messageDesc(file_tenantd_v1_session_service, 10);
+  messageDesc(file_tenantd_v1_session_service, 12);
 
 /**
  * KeepAliveResponse is a message to an agent process.
@@ -547,7 +708,7 @@ export type KeepAliveResponse = Message<"tenantd.v1.KeepAliveResponse"> & {
  * Use `create(KeepAliveResponseSchema)` to create a new message.
  */
 export const KeepAliveResponseSchema: GenMessage<KeepAliveResponse> = /*@__PURE__*/
-  messageDesc(file_tenantd_v1_session_service, 11);
+  messageDesc(file_tenantd_v1_session_service, 13);
 
 /**
  * KeepAliveAttached answers an attach.
@@ -575,7 +736,7 @@ export type KeepAliveAttached = Message<"tenantd.v1.KeepAliveAttached"> & {
  * Use `create(KeepAliveAttachedSchema)` to create a new message.
  */
 export const KeepAliveAttachedSchema: GenMessage<KeepAliveAttached> = /*@__PURE__*/
-  messageDesc(file_tenantd_v1_session_service, 12);
+  messageDesc(file_tenantd_v1_session_service, 14);
 
 /**
  * AttachRefusal says why a session could not be attached.
@@ -610,7 +771,7 @@ export type AttachRefusal = Message<"tenantd.v1.AttachRefusal"> & {
  * Use `create(AttachRefusalSchema)` to create a new message.
  */
 export const AttachRefusalSchema: GenMessage<AttachRefusal> = /*@__PURE__*/
-  messageDesc(file_tenantd_v1_session_service, 13);
+  messageDesc(file_tenantd_v1_session_service, 15);
 
 /**
  * SessionRevoked tells a process to stop a session.
@@ -652,7 +813,7 @@ export type SessionRevoked = Message<"tenantd.v1.SessionRevoked"> & {
  * Use `create(SessionRevokedSchema)` to create a new message.
  */
 export const SessionRevokedSchema: GenMessage<SessionRevoked> = /*@__PURE__*/
-  messageDesc(file_tenantd_v1_session_service, 14);
+  messageDesc(file_tenantd_v1_session_service, 16);
 
 /**
  * Draining tells a process that the sidecar is about to stop.
@@ -673,7 +834,7 @@ export type Draining = Message<"tenantd.v1.Draining"> & {
  * Use `create(DrainingSchema)` to create a new message.
  */
 export const DrainingSchema: GenMessage<Draining> = /*@__PURE__*/
-  messageDesc(file_tenantd_v1_session_service, 15);
+  messageDesc(file_tenantd_v1_session_service, 17);
 
 /**
  * TenantConfigChanged tells a process that live sessions may refresh.
@@ -709,7 +870,7 @@ export type TenantConfigChanged = Message<"tenantd.v1.TenantConfigChanged"> & {
  * Use `create(TenantConfigChangedSchema)` to create a new message.
  */
 export const TenantConfigChangedSchema: GenMessage<TenantConfigChanged> = /*@__PURE__*/
-  messageDesc(file_tenantd_v1_session_service, 16);
+  messageDesc(file_tenantd_v1_session_service, 18);
 
 /**
  * TenantSuspended tells a process that a tenant takes no new sessions.
@@ -744,7 +905,7 @@ export type TenantSuspended = Message<"tenantd.v1.TenantSuspended"> & {
  * Use `create(TenantSuspendedSchema)` to create a new message.
  */
 export const TenantSuspendedSchema: GenMessage<TenantSuspended> = /*@__PURE__*/
-  messageDesc(file_tenantd_v1_session_service, 17);
+  messageDesc(file_tenantd_v1_session_service, 19);
 
 /**
  * TenantResumed tells a process that a suspension ended.
@@ -779,7 +940,7 @@ export type TenantResumed = Message<"tenantd.v1.TenantResumed"> & {
  * Use `create(TenantResumedSchema)` to create a new message.
  */
 export const TenantResumedSchema: GenMessage<TenantResumed> = /*@__PURE__*/
-  messageDesc(file_tenantd_v1_session_service, 18);
+  messageDesc(file_tenantd_v1_session_service, 20);
 
 /**
  * PublishEventsRequest carries events of live sessions.
@@ -800,7 +961,7 @@ export type PublishEventsRequest = Message<"tenantd.v1.PublishEventsRequest"> & 
  * Use `create(PublishEventsRequestSchema)` to create a new message.
  */
 export const PublishEventsRequestSchema: GenMessage<PublishEventsRequest> = /*@__PURE__*/
-  messageDesc(file_tenantd_v1_session_service, 19);
+  messageDesc(file_tenantd_v1_session_service, 21);
 
 /**
  * PublishedEvent is one event of one live session.
@@ -835,7 +996,7 @@ export type PublishedEvent = Message<"tenantd.v1.PublishedEvent"> & {
  * Use `create(PublishedEventSchema)` to create a new message.
  */
 export const PublishedEventSchema: GenMessage<PublishedEvent> = /*@__PURE__*/
-  messageDesc(file_tenantd_v1_session_service, 20);
+  messageDesc(file_tenantd_v1_session_service, 22);
 
 /**
  * PublishEventsResponse answers one PublishEventsRequest.
@@ -863,7 +1024,7 @@ export type PublishEventsResponse = Message<"tenantd.v1.PublishEventsResponse"> 
  * Use `create(PublishEventsResponseSchema)` to create a new message.
  */
 export const PublishEventsResponseSchema: GenMessage<PublishEventsResponse> = /*@__PURE__*/
-  messageDesc(file_tenantd_v1_session_service, 21);
+  messageDesc(file_tenantd_v1_session_service, 23);
 
 /**
  * EventRefusal says why an event was not logged.
@@ -899,7 +1060,7 @@ export type EventRefusal = Message<"tenantd.v1.EventRefusal"> & {
  * Use `create(EventRefusalSchema)` to create a new message.
  */
 export const EventRefusalSchema: GenMessage<EventRefusal> = /*@__PURE__*/
-  messageDesc(file_tenantd_v1_session_service, 22);
+  messageDesc(file_tenantd_v1_session_service, 24);
 
 /**
  * SessionService is what agents call. Every error carries google.rpc.ErrorInfo
@@ -974,6 +1135,21 @@ export const SessionService: GenService<{
     methodKind: "bidi_streaming";
     input: typeof KeepAliveRequestSchema;
     output: typeof KeepAliveResponseSchema;
+  },
+  /**
+   * The unary calls above over one stream, for a process that makes many: each
+   * costs a part of a call of its own, on both sides. The same calls, errors and
+   * order of decisions; answers come as they are ready and name their request. A
+   * stream that ends with OK has answered all that it read: ask the rest anew. One
+   * that breaks says nothing of the calls that were under way. At most
+   * limits.max_streams calls are under way at once; further ones wait to be read.
+   *
+   * @generated from rpc tenantd.v1.SessionService.Work
+   */
+  work: {
+    methodKind: "bidi_streaming";
+    input: typeof WorkRequestSchema;
+    output: typeof WorkResponseSchema;
   },
   /**
    * The agent's own events; the tenant is bound from the session. Each request
