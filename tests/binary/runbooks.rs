@@ -157,7 +157,19 @@ impl Machine {
              restart) stop USR2; start;;\n\
              esac\n"
         );
-        let path = self.path("bin/systemctl");
+        self.stand_in("systemctl", &script);
+        if Command::new("curl").arg("--version").output().is_err() {
+            let get =
+                "import sys,urllib.request as r; print(r.urlopen(sys.argv[1]).read().decode())";
+            self.stand_in(
+                "curl",
+                &format!("#!/bin/bash\nexec python3 -c '{get}' \"${{@: -1}}\"\n"),
+            );
+        }
+    }
+
+    fn stand_in(&self, name: &str, script: &str) {
+        let path = self.path("bin").join(name);
         fs::write(&path, script).unwrap();
         let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(path, executable).unwrap();
