@@ -138,9 +138,8 @@ impl Driver {
             let model = self.watcher.model.lock().unwrap();
             self.truth.lost_for_nothing(&model).collect()
         };
-        self.table.fact("lost though the worker was well", lost.len() as u64);
-        for lost in lost {
-            println!("lost though its worker was well: {lost}");
+        if let Some(lost) = lost.first() {
+            self.fail(&format!("lost, though nothing befell its worker: {lost}"));
         }
         self.sibling = None;
         while let Some(agent) = self.agents.pop() {

@@ -38,6 +38,7 @@ impl Driver {
             (2, "sidecar SIGSTOP"),
             (1, "sidecar drain"),
             (1, "sidecar SIGTERM"),
+            (3, "sidecar taken over"),
             (2, "disk full"),
             (4, "network cut"),
             (3, "network delay"),
@@ -91,6 +92,20 @@ impl Driver {
                 self.later(100, 2500, Heal::Continue);
             }
             "sidecar drain" | "sidecar SIGTERM" => self.end_sidecar(fault).await,
+            "sidecar taken over" => {
+                // With a bad one the successor rightly does not start.
+                let text = self.world.config.text();
+                self.world.config.write(&text);
+                self.world.gone();
+                self.draining = true;
+                let code = self.world.take_over().await;
+                self.draining = false;
+                if code != Some(0) {
+                    self.fail(&format!("the one that was taken over ended with {code:?}"));
+                }
+                self.found = Found::All;
+                self.remembers().await;
+            }
             "disk full" => {
                 self.world.gone();
                 self.world.fill_disk(true);

@@ -68,14 +68,35 @@ impl World {
         self.dir.path().join("s.state")
     }
 
+    /// Another process takes the place of the one that runs, which ends by itself.
+    /// Its exit code.
+    pub async fn take_over(&mut self) -> Option<i32> {
+        let mut before = self.child.take().expect("it runs");
+        let heard = self.listening.take();
+        self.spawn(&["--take-over"]).await;
+        let ended = tokio::time::timeout(START, before.wait()).await;
+        let code = ended.unwrap_or_else(|_| panic!("it does not leave\n{}", self.said()));
+        if let Some(heard) = heard {
+            let _ = tokio::time::timeout(Duration::from_secs(5), heard).await;
+        }
+        self.is_ready().await;
+        code.unwrap().code()
+    }
+
     /// Starts it and waits until it answers.
     pub async fn start(&mut self) {
+        self.spawn(&[]).await;
+        self.is_ready().await;
+    }
+
+    async fn spawn(&mut self, arguments: &[&str]) {
         self.starts += 1;
         let mut log = tokio::fs::File::create(self.log(self.starts)).await.unwrap();
         let built = env!("CARGO_BIN_EXE_tenantd").into();
         let child = Command::new(std::env::var_os("FAULT_TENANTD").unwrap_or(built))
             .args(["serve", "--config"])
             .arg(&self.config.path)
+            .args(arguments)
             .arg("--listen")
             .arg(format!("unix:{}", self.socket().display()))
             .env("TENANTD_LOG", "debug")
@@ -92,6 +113,9 @@ impl World {
             let _ = log.flush().await;
         }));
         self.child = Some(child);
+    }
+
+    async fn is_ready(&mut self) {
         let deadline = Instant::now() + START;
         while !self.answers().await {
             let ended = self.child.as_mut().unwrap().try_wait().unwrap();
