@@ -38,6 +38,7 @@ node-versions: build setup
 bench: setup
 	.venv/bin/python clients/python/bench/lag.py
 	cargo bench --locked --bench sources
+	cargo bench --locked --bench growth
 	scripts/bench.sh
 
 # Format, lints, and generated code as fresh as the protos.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures tenantd against its peers: builds both for release, installs Redis where apt may,
-# and writes the table as text and JSON to target/bench. BENCH_ROUNDS and BENCH_SECONDS
+# and writes the table as text, JSON and SVG to target/bench. BENCH_ROUNDS and BENCH_SECONDS
 # shorten it, BENCH_ONLY names the servers (with commas).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -9,3 +9,4 @@ cargo build --locked --release --bin tenantd
 cargo build --locked --release --manifest-path benches/load/Cargo.toml --target-dir target
 mkdir -p target/bench
 BENCH_JSON="${BENCH_JSON:-target/bench/compare.json}" target/release/tenantd-bench compare | tee target/bench/compare.txt
+benches/plot.py "${BENCH_JSON:-target/bench/compare.json}" target/bench/compare.svg

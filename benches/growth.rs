@@ -1,0 +1,230 @@
+//! How the cost of a decision grows: with tenants, with live sessions, with outcomes in
+//! the breaker's window; and what the expiry of a million sessions at once does to others.
+//! In process, without a socket. `cargo bench --bench growth`; `GROWTH_MOST` (default
+//! 1000000) bounds the sessions.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench may panic and prints")]
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tenantd::{
+    app::{
+        events::EventHub,
+        ports::{NoJournal, SessionStore, SharedCaps},
+    },
+    domain::{
+        access::{Claim, Owner},
+        admission::Acquire,
+        limits::{TenantLimits, Terms},
+        session::{Outcome, Renewal, SessionId},
+        tenant::TenantId,
+        time::{Now, Timestamp},
+    },
+    store::memory::MemoryStore,
+};
+
+const CAPS: SharedCaps = SharedCaps { agent: None, machine: u32::MAX, unknown_tenants: u32::MAX };
+/// Pairs timed at a size.
+const PAIRS: usize = 20_000;
+
+struct Bench {
+    runtime: tokio::runtime::Runtime,
+    store: MemoryStore,
+    events: Arc<EventHub>,
+    terms: Terms,
+    now: Now,
+    next: usize,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let kept = (10_000, 64 << 20);
+        let events = Arc::new(EventHub::new(kept, "bench".to_owned(), 0, Arc::new(NoJournal)));
+        let sink = Arc::<EventHub>::clone(&events);
+        let ended = (100_000, Duration::from_secs(600));
+        let store = MemoryStore::new(sink, Arc::new(NoJournal), ended);
+        let terms = Terms {
+            known: true,
+            limits: TenantLimits::default(),
+            version: "v".to_owned(),
+            generation: 1,
+            credentials: Some(0),
+        };
+        let second = Duration::from_secs(1);
+        let now = Now { mono: Timestamp::new(second), wall: second };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        Self { runtime, store, events, terms, now, next: 0 }
+    }
+
+    fn acquire(&mut self, tenant: &TenantId) -> SessionId {
+        self.next += 1;
+        let session = SessionId::parse(&format!("AJ_{:012}", self.next)).unwrap();
+        let request = Acquire {
+            session: session.clone(),
+            owner: Owner::default(),
+            agent: None,
+            worker: None,
+            ttl: None,
+            activate: true,
+            draining: false,
+            config_failed: None,
+            config_version: String::new(),
+        };
+        let acquired = self.store.acquire(tenant, &self.terms, request, CAPS, self.now);
+        self.runtime.block_on(acquired).unwrap();
+        session
+    }
+
+    fn release(&self, session: &SessionId) {
+        let released =
+            self.store.release(session, &Claim::Sidecar, Outcome::Success, None, self.now);
+        self.runtime.block_on(released).unwrap();
+    }
+
+    /// Nanoseconds of one acquire and release, median of some rounds, over `tenants` in turn.
+    fn pair(&mut self, tenants: &[TenantId]) -> f64 {
+        let mut rounds: Vec<f64> = (0..7)
+            .map(|_| {
+                let began = Instant::now();
+                for n in 0..PAIRS {
+                    let session = self.acquire(&tenants[n * 7919 % tenants.len()]);
+                    self.release(&session);
+                }
+                began.elapsed().as_nanos() as f64 / PAIRS as f64
+            })
+            .collect();
+        rounds.sort_by(f64::total_cmp);
+        rounds[3]
+    }
+}
+
+fn tenants(count: usize) -> Vec<TenantId> {
+    (0..count).map(|n| TenantId::parse(&format!("tenant-{n}")).unwrap()).collect()
+}
+
+fn by_tenants() {
+    let mut first = 0.0;
+    for count in [1, 100, 10_000, 100_000] {
+        let mut bench = Bench::new();
+        let tenants = tenants(count);
+        for tenant in &tenants {
+            let session = bench.acquire(tenant);
+            bench.release(&session);
+        }
+        let pair = bench.pair(&tenants);
+        if count == 1 {
+            first = pair;
+        }
+        println!("tenants {count:>9}: {pair:>7.0} ns a pair, x{:.2} of one", pair / first);
+    }
+}
+
+fn by_sessions(most: usize) {
+    let tenant = TenantId::parse("acme").unwrap();
+    for count in [1, 1_000, 100_000, 1_000_000] {
+        if count > most {
+            continue;
+        }
+        let mut bench = Bench::new();
+        let began = Instant::now();
+        let live: Vec<SessionId> = (0..count).map(|_| bench.acquire(&tenant)).collect();
+        let filling = began.elapsed().as_nanos() as f64 / count as f64;
+        let pair = bench.pair(std::slice::from_ref(&tenant));
+        let began = Instant::now();
+        let renewals = PAIRS.min(live.len() * 100);
+        for n in 0..renewals {
+            let renewal = Renewal { worker: None, ttl: None, held: false };
+            let session = &live[n * 7919 % live.len()];
+            let renewed = bench.store.renew(session, &Claim::Sidecar, renewal, bench.now);
+            bench.runtime.block_on(renewed).unwrap();
+        }
+        let renew = began.elapsed().as_nanos() as f64 / renewals as f64;
+        println!(
+            "live sessions {count:>9}: {filling:>6.0} ns an acquire while filling, {pair:>6.0} ns a pair, {renew:>6.0} ns a renewal"
+        );
+    }
+}
+
+/// All sessions of one tenant are due at once, while another's are admitted.
+fn expiry(count: usize) {
+    let (crowd, other) = (TenantId::parse("crowd").unwrap(), TenantId::parse("other").unwrap());
+    let mut bench = Bench::new();
+    for _ in 0..count {
+        bench.acquire(&crowd);
+    }
+    let later = Duration::from_secs(3600);
+    let due = Now { mono: bench.now.mono.plus(later), wall: bench.now.wall + later };
+    bench.now = due;
+    let over = AtomicBool::new(false);
+    let Bench { store, .. } = &bench;
+    let (whole, waits) = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let mut waits = Vec::new();
+            let mut n = 0;
+            while !over.load(Ordering::Acquire) {
+                n += 1;
+                for tenant in [&crowd, &other] {
+                    let session = SessionId::parse(&format!("x-{tenant}-{n}")).unwrap();
+                    let request = Acquire {
+                        session,
+                        owner: Owner::default(),
+                        agent: None,
+                        worker: None,
+                        ttl: None,
+                        activate: true,
+                        draining: false,
+                        config_failed: None,
+                        config_version: String::new(),
+                    };
+                    let began = Instant::now();
+                    let asked = store.acquire(tenant, &bench.terms, request, CAPS, due);
+                    runtime.block_on(asked).unwrap();
+                    waits.push(began.elapsed());
+                }
+            }
+            waits.sort();
+            waits
+        });
+        let began = Instant::now();
+        bench.runtime.block_on(store.expire(Duration::from_secs(600), due));
+        let whole = began.elapsed();
+        over.store(true, Ordering::Release);
+        (whole, waiting.join().unwrap())
+    });
+    let at = |share: f64| waits[((waits.len() - 1) as f64 * share) as usize];
+    println!(
+        "expiry of {count} at once: {whole:?} in all; {} acquires beside it: median {:?}, 99% {:?}, worst {:?}",
+        waits.len(),
+        at(0.5),
+        at(0.99),
+        at(1.0)
+    );
+}
+
+fn by_outcomes() {
+    let tenant = TenantId::parse("acme").unwrap();
+    for count in [10, 1_000, 100_000] {
+        let mut bench = Bench::new();
+        for _ in 0..count {
+            let session = bench.acquire(&tenant);
+            bench.release(&session);
+        }
+        let pair = bench.pair(std::slice::from_ref(&tenant));
+        println!("outcomes in the window {count:>7}: {pair:>6.0} ns a pair");
+        assert!(bench.events.epoch() == "bench");
+    }
+}
+
+fn main() {
+    let most = std::env::var("GROWTH_MOST").ok().and_then(|n| n.parse().ok()).unwrap_or(1_000_000);
+    by_tenants();
+    by_outcomes();
+    by_sessions(most);
+    expiry(most);
+}
