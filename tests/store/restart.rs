@@ -39,17 +39,24 @@ async fn take_over(
     let kept = (100_000, Duration::from_secs(100_000));
     let store = Arc::new(MemoryStore::new(sink, journal, kept));
     store.restore(opened.image, opened.rebooted || reboot, now);
-    opened.journal.begin().unwrap();
+    record_all(&store, &opened.journal).await;
+    store
+}
+
+/// Records everything in a new file, as the server does.
+async fn record_all(store: &MemoryStore, files: &state::journal::Files) {
+    files.begin().unwrap();
     for tenant in store.tenants().await {
         store.record_tenant(&tenant).unwrap();
+        tokio::task::yield_now().await;
     }
     let mut from = 0;
     while let Some(next) = store.record_ended(from).unwrap() {
         from = next;
+        tokio::task::yield_now().await;
     }
-    opened.journal.complete().unwrap();
-    opened.journal.remove_old();
-    store
+    files.complete().unwrap();
+    files.remove_old();
 }
 
 pub async fn play(ops: Vec<Op>) {
@@ -251,4 +258,63 @@ async fn a_session_is_its_owners_also_after_a_restart() {
     assert!(!retried.created);
     let ended = bench.acquire(&Ask { owner: its, ..Ask::new("a", "gone") }).await.unwrap_err();
     assert_eq!(ended.reason, Reason::SessionEnded);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn files_begun_anew_under_churn_forget_no_session_and_revive_none() {
+    for _ in 0..5 {
+        let folder = tempfile::tempdir().unwrap();
+        let opened = state::open(folder.path()).unwrap();
+        let journal: Arc<dyn Journal> = Arc::<state::journal::Files>::clone(&opened.journal);
+        let mut bench = Bench::new(super::memory);
+        let kept = (100_000, Duration::from_secs(100_000));
+        let store = Arc::new(MemoryStore::new(bench.log.clone(), journal, kept));
+        opened.journal.begin().unwrap();
+        opened.journal.complete().unwrap();
+        bench.store = Arc::<MemoryStore>::clone(&store);
+        let (bench, files) = (Arc::new(bench), opened.journal);
+        let recorder = tokio::spawn({
+            let (store, files) = (Arc::clone(&store), Arc::clone(&files));
+            async move {
+                record_all(&store, &files).await;
+                // What is recorded anew must not be older than what stands there:
+                // nothing after it would mend that.
+                for tenant in [tenant("a"), tenant("b")].iter().cycle() {
+                    store.record_tenant(tenant).unwrap();
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+        let churn: Vec<_> = (0..4)
+            .map(|thread| {
+                let bench = Arc::clone(&bench);
+                tokio::spawn(async move {
+                    for n in 0..200 {
+                        let id = format!("s{thread}-{n}");
+                        let ask = Ask::new(["a", "b"][n % 2], id.clone());
+                        bench.acquire(&ask).await.unwrap();
+                        if n % 5 > 0 {
+                            let (id, claim) = (session(&id), Claim::Sidecar);
+                            let done = Outcome::Success;
+                            bench.store.release(&id, &claim, done, None, bench.now).await.unwrap();
+                        }
+                        tokio::task::yield_now().await;
+                    }
+                })
+            })
+            .collect();
+        for thread in churn {
+            thread.await.unwrap();
+        }
+        recorder.abort();
+        let _ = recorder.await;
+        drop((bench, store, files));
+        let image = state::open(folder.path()).unwrap().image;
+        assert_eq!((image.live(), image.ended.len()), (4 * 40, 4 * 160));
+        let live = image.tenants.values().flat_map(|(_, saved)| saved.leases.keys());
+        for id in live {
+            let n: usize = id.as_str().rsplit_once('-').unwrap().1.parse().unwrap();
+            assert_eq!(n % 5, 0, "{id} had ended");
+        }
+    }
 }
