@@ -161,7 +161,7 @@ where
             .headers()
             .contains_key(TRACEPARENT)
             .then(|| shared.propagator.extract(&Headers(request.headers())));
-        let span = method.span();
+        let span = method.span(caller.as_ref());
         let call = span.in_scope(|| self.inner.call(request));
         let code =
             |answer: &Result<S::Response, S::Error>| answer.as_ref().map_or(UNKNOWN, code_of);
@@ -185,7 +185,7 @@ impl Streamed {
         let caller = (!traceparent.is_empty()).then(|| {
             self.0.propagator.extract(&HashMap::from([(TRACEPARENT.to_owned(), traceparent)]))
         });
-        let span = method.span();
+        let span = method.span(caller.as_ref());
         let code = |(_, code): &(T, i32)| {
             usize::try_from(*code).ok().filter(|code| *code < CODES.len()).unwrap_or(UNKNOWN)
         };
@@ -196,8 +196,9 @@ impl Streamed {
 }
 
 impl Method {
-    fn span(&self) -> tracing::Span {
-        tracing::info_span!(
+    /// Its span, below its caller's: a span that was entered once keeps its parent.
+    fn span(&self, caller: Option<&opentelemetry::Context>) -> tracing::Span {
+        let span = tracing::info_span!(
             target: TARGET,
             "rpc",
             otel.name = self.name,
@@ -211,7 +212,11 @@ impl Method {
             session_id = Empty,
             agent_name = Empty,
             reason = Empty,
-        )
+        );
+        if let Some(caller) = caller {
+            let _ = span.set_parent(caller.clone());
+        }
+        span
     }
 }
 
@@ -239,7 +244,6 @@ impl Shared {
             });
         }
         let parent = caller.unwrap_or_default();
-        let _ = span.set_parent(parent.clone());
         let own = span.context().span().span_context().clone();
         let caller = parent.span().span_context().clone();
         let trace = [own, caller].into_iter().find(|of| of.is_valid()).map(|of| TraceRef {
