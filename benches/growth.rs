@@ -74,6 +74,7 @@ impl Bench {
             draining: false,
             config_failed: None,
             config_version: String::new(),
+            per_second: None,
         };
         let acquired = self.store.acquire(tenant, &self.terms, request, CAPS, self.now);
         self.runtime.block_on(acquired).unwrap();
@@ -181,6 +182,7 @@ fn expiry(count: usize) {
                         draining: false,
                         config_failed: None,
                         config_version: String::new(),
+                        per_second: None,
                     };
                     let began = Instant::now();
                     let asked = store.acquire(tenant, &bench.terms, request, CAPS, due);

@@ -12,6 +12,7 @@ pub mod read;
 mod sessions;
 mod tenant_config;
 pub mod trace;
+mod waiting;
 pub mod workers;
 
 use std::{
@@ -77,6 +78,7 @@ pub struct Sidecar {
     journal: Arc<dyn Journal>,
     /// The event log.
     pub events: Arc<EventHub>,
+    waiting: Arc<waiting::Waiting>,
     /// The agent processes.
     pub workers: Workers,
     /// Read by the tenants' configs too, which are made out of it.
@@ -154,6 +156,7 @@ impl Sidecar {
             process,
             journal,
             events,
+            waiting: Arc::default(),
             workers: Workers::default(),
             started_with: config.load_full(),
             config,

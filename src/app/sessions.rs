@@ -1,7 +1,8 @@
 //! What agents ask for: slots, signs of life, ends, config.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
+use futures_util::future::poll_immediate;
 use tracing::Instrument as _;
 
 use super::{
@@ -116,7 +117,12 @@ impl Sidecar {
         if let Err((refused, told)) = &granted {
             *self.rejections.entry(refused.reason).or_default() += 1;
             let denied = refused.reason == Reason::NotPermitted;
-            if !told && (!denied || self.may_tell_denied(now)) {
+            let may_tell = match refused.reason {
+                Reason::NotPermitted => self.may_tell_denied(now),
+                Reason::Overloaded => self.waiting.may_tell(now),
+                _ => true,
+            };
+            if !told && may_tell {
                 let subject = Subject { tenant: refused.tenant.clone(), ..Subject::default() };
                 let kind = Kind::SessionRejected(Box::new(refused.clone()));
                 let actor = denied.then(|| self.actor(caller));
@@ -148,8 +154,20 @@ impl Sidecar {
                 .await
                 .map_err(|refused| untold(refused.of(&tenant)))?;
         }
-        let super::tenant_config::Resolved { terms, config: resolved } =
-            self.resolve(&tenant, now, call.patience).instrument(child("resolve", &tenant)).await;
+        let super::tenant_config::Resolved { terms, config: resolved } = {
+            let resolving = self.resolve(&tenant, now, call.patience);
+            let mut resolving = pin!(resolving.instrument(child("resolve", &tenant)));
+            // What is known is there at once; only who waits needs a place for it.
+            match poll_immediate(resolving.as_mut()).await {
+                Some(resolved) => resolved,
+                None => {
+                    let limits = &config.limits;
+                    let most = (limits.acquires_waiting, limits.tenant_acquires_waiting);
+                    let _place = self.waiting.enter(&tenant, most).map_err(untold)?;
+                    resolving.await
+                }
+            }
+        };
         let caps = SharedCaps {
             agent: request.agent.as_ref().and_then(|agent| config.agents.get(agent).copied()),
             machine: config.limits.max_sessions,
@@ -158,6 +176,7 @@ impl Sidecar {
         let owner = who.owner(&lease_token.0);
         let request = Acquire {
             owner: owner.clone(),
+            per_second: config.limits.acquires_per_second,
             draining: self.draining().is_some(),
             config_failed: resolved.as_ref().err().cloned(),
             config_version: resolved.as_ref().map(|r| r.version.clone()).unwrap_or_default(),
@@ -222,6 +241,7 @@ impl Sidecar {
             draining: false,
             config_failed: None,
             config_version: String::new(),
+            per_second: None,
         })
     }
 

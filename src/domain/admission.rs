@@ -30,6 +30,10 @@ use super::{
 /// holds nobody up; the rest is ended by the next.
 pub const EXPIRE_BATCH: usize = 512;
 
+/// Most refusals of one tenant for its rate that have an event, in a second; all are
+/// counted.
+const FLOODS_TOLD_PER_SECOND: u32 = 10;
+
 /// A request for a slot, with what the caller has found out beforehand.
 #[derive(Debug, Clone)]
 pub struct Acquire {
@@ -51,6 +55,8 @@ pub struct Acquire {
     pub config_failed: Option<Rejection>,
     /// Version of the config that the session gets.
     pub config_version: String,
+    /// Most new sessions of the tenant in a second; none: no limit.
+    pub per_second: Option<u32>,
 }
 
 /// A granted slot.
@@ -145,6 +151,9 @@ pub struct TenantState {
     cap_override: Option<Option<u32>>,
     totals: Totals,
     events_budget: Budget,
+    acquires: Budget,
+    /// Refusals for their rate that are told: a flood must not wash the log away.
+    flood_told: Budget,
     last_used: Timestamp,
     unrecorded: record::Unrecorded,
 }
@@ -164,6 +173,8 @@ impl TenantState {
             cap_override: None,
             totals: Totals::default(),
             events_budget: Budget::default(),
+            acquires: Budget::default(),
+            flood_told: Budget::default(),
             last_used: now.mono,
             unrecorded: record::Unrecorded::default(),
         }
@@ -224,8 +235,8 @@ impl TenantState {
     ///
     /// # Errors
     /// `SESSION_CONFLICT` when another has it; else the first reason that matches,
-    /// in this order: draining, suspended,
-    /// breaker, tenant cap, `claim`'s (agent cap, machine cap), config.
+    /// in this order: rate,
+    /// draining, suspended, breaker, tenant cap, `claim`'s (agent cap, machine cap), config.
     pub fn acquire(
         &mut self,
         request: &Acquire,
@@ -256,6 +267,11 @@ impl TenantState {
             Err(rejection) => {
                 let rejection = rejection.of(&self.tenant);
                 self.totals.rejections += 1;
+                if rejection.reason == Reason::RateLimited
+                    && !self.flood_told.take(FLOODS_TOLD_PER_SECOND, now.mono)
+                {
+                    return Err(rejection);
+                }
                 let subject = Subject {
                     tenant: Some(self.tenant.clone()),
                     session: Some(request.session.clone()),
@@ -278,6 +294,17 @@ impl TenantState {
         claim: impl FnOnce(bool) -> Result<(), Rejection>,
         now: Now,
     ) -> Result<Ticket, Rejection> {
+        if let Some(per_second) = request.per_second
+            && !self.acquires.take(per_second, now.mono)
+        {
+            let message = format!(
+                "tenant {} asks for more than {per_second} new sessions in a second",
+                self.tenant
+            );
+            let mut refused = Rejection::new(Reason::RateLimited, message);
+            refused.retry_after = Some(self.acquires.wait(per_second));
+            return Err(refused);
+        }
         if request.draining {
             return Err(Rejection::new(
                 Reason::Draining,

@@ -1,5 +1,7 @@
 //! So many a second, and no more.
 
+use std::time::Duration;
+
 use super::time::Timestamp;
 
 /// A token bucket that holds one second's worth.
@@ -22,12 +24,17 @@ impl Budget {
         }
         taken
     }
+
+    /// How long until there is one to take, as of the last try.
+    #[must_use]
+    pub fn wait(&self, per_second: u32) -> Duration {
+        let missing = (1.0 - self.left).max(0.0);
+        Duration::try_from_secs_f64(missing / f64::from(per_second.max(1))).unwrap_or_default()
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

@@ -27,11 +27,13 @@ pub enum Reason {
     ReloadFailed,
     Undecided,
     AuditUnavailable,
+    RateLimited,
+    Overloaded,
 }
 
 impl Reason {
     /// All of them, in the order of the wire's enum.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::TenantMalformed,
         Self::TenantConflict,
         Self::InvalidField,
@@ -51,6 +53,8 @@ impl Reason {
         Self::ReloadFailed,
         Self::Undecided,
         Self::AuditUnavailable,
+        Self::RateLimited,
+        Self::Overloaded,
     ];
 
     /// The stable name.
@@ -76,6 +80,8 @@ impl Reason {
             Self::ReloadFailed => "RELOAD_FAILED",
             Self::Undecided => "UNDECIDED",
             Self::AuditUnavailable => "AUDIT_UNAVAILABLE",
+            Self::RateLimited => "RATE_LIMITED",
+            Self::Overloaded => "OVERLOADED",
         }
     }
 
@@ -88,11 +94,13 @@ impl Reason {
             | Self::TenantAtCap
             | Self::AgentAtCap
             | Self::MachineAtCap
-            | Self::LimitReached => Disposition::RetryElsewhere,
+            | Self::LimitReached
+            | Self::Overloaded => Disposition::RetryElsewhere,
             Self::CircuitOpen
             | Self::ConfigUnavailable
             | Self::Undecided
-            | Self::AuditUnavailable => Disposition::RetryLater,
+            | Self::AuditUnavailable
+            | Self::RateLimited => Disposition::RetryLater,
             Self::TenantMalformed
             | Self::TenantConflict
             | Self::InvalidField

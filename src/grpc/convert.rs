@@ -448,5 +448,7 @@ const fn reason(reason: Reason) -> v1::Reason {
         Reason::ReloadFailed => v1::Reason::ReloadFailed,
         Reason::Undecided => v1::Reason::Undecided,
         Reason::AuditUnavailable => v1::Reason::AuditUnavailable,
+        Reason::RateLimited => v1::Reason::RateLimited,
+        Reason::Overloaded => v1::Reason::Overloaded,
     }
 }

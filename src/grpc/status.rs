@@ -28,9 +28,12 @@ pub const fn code(reason: Reason) -> Code {
         | Reason::SessionEnded
         | Reason::ReloadFailed
         | Reason::AuditUnavailable => Code::FailedPrecondition,
-        Reason::TenantAtCap | Reason::AgentAtCap | Reason::MachineAtCap | Reason::LimitReached => {
-            Code::ResourceExhausted
-        }
+        Reason::TenantAtCap
+        | Reason::AgentAtCap
+        | Reason::MachineAtCap
+        | Reason::LimitReached
+        | Reason::RateLimited
+        | Reason::Overloaded => Code::ResourceExhausted,
         Reason::TenantUnknown | Reason::SessionUnknown => Code::NotFound,
         Reason::Undecided => Code::Unavailable,
     }

@@ -17,6 +17,7 @@ use crate::{
     app::Sidecar,
     domain::budget::Budget,
     transport::{
+        crowd::{Crowd, Seat, Whose},
         io::{Accepted, Ending},
         peer::Peer,
     },
@@ -33,6 +34,10 @@ pub struct Accept {
     pub doors: Vec<Door>,
     pub closed: mpsc::UnboundedSender<u64>,
     pub places: Arc<Semaphore>,
+    /// Connections of each peer.
+    pub crowd: Crowd,
+    /// How often it is logged that a peer has too many.
+    pub crowded: Arc<Mutex<Budget>>,
     /// True when no more are to be accepted: whoever connects waits for the next
     /// sidecar, where one takes over.
     pub stop: watch::Receiver<bool>,
@@ -45,6 +50,9 @@ impl Accept {
             let Some((place, next)) = self.next(listener.accept()).await else { return };
             let Some((socket, _)) = accepted(next).await else { continue };
             let cred = socket.peer_cred().ok().map(|of| (of.uid(), of.gid(), of.pid()));
+            let process = cred.and_then(|(_, _, pid)| pid).map(Whose::Process);
+            let Some(seat) = self.seat(process) else { continue };
+            let place = (place, seat);
             let peer = Peer::unix(self.sidecar.new_connection(), cred, own);
             let ending = Ending::new(peer, self.closed.clone(), place);
             let Ok(socket) = socket.into_std() else { continue };
@@ -59,6 +67,8 @@ impl Accept {
         loop {
             let Some((place, next)) = self.next(listener.accept()).await else { return };
             let Some((socket, address)) = accepted(next).await else { continue };
+            let Some(seat) = self.seat(far(address)) else { continue };
+            let place = (place, seat);
             let _ = socket.set_nodelay(true);
             let peer = Peer::tcp(self.sidecar.new_connection(), address, open, Arc::default());
             let ending = Ending::new(peer, self.closed.clone(), place);
@@ -80,6 +90,8 @@ impl Accept {
             while handshakes.try_join_next().is_some() {}
             let Some((place, next)) = self.next(listener.accept()).await else { break };
             let Some((socket, address)) = accepted(next).await else { continue };
+            let Some(seat) = self.seat(far(address)) else { continue };
+            let place = (place, seat);
             let _ = socket.set_nodelay(true);
             let (accept, tls, failures) = (self.clone(), Arc::clone(&tls), Arc::clone(&failures));
             handshakes.spawn(async move {
@@ -100,6 +112,19 @@ impl Accept {
             });
         }
         while handshakes.join_next().await.is_some() {}
+    }
+
+    /// A place among a peer's connections; none: it has too many, and this one is
+    /// closed.
+    fn seat(&self, whose: Option<Whose>) -> Option<Seat> {
+        let seat = self.crowd.enter(whose);
+        if seat.is_none() && self.crowded.lock().take(1, self.sidecar.now().mono) {
+            tracing::warn!(
+                peer = ?whose,
+                "a peer has limits.connections_per_peer connections; further ones are closed"
+            );
+        }
+        seat
     }
 
     /// The next connection, once there is a place for it; none: no more. Nothing
@@ -134,6 +159,11 @@ impl Accept {
             None => false,
         }
     }
+}
+
+/// Loopback is everybody on this machine.
+fn far(address: std::net::SocketAddr) -> Option<Whose> {
+    (!address.ip().is_loopback()).then(|| Whose::Address(address.ip()))
 }
 
 /// A failed accept is the machine's trouble (no file descriptors left): it is

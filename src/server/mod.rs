@@ -50,6 +50,7 @@ use crate::{
     source::{self, Sources, file::FileSource},
     store::memory::MemoryStore,
     telemetry::{self, export::Exports, labels::TenantLabels},
+    transport::crowd::Crowd,
     wire::{
         self, FILE_DESCRIPTOR_SET,
         served::session_service_server::SessionServiceServer,
@@ -410,6 +411,8 @@ impl Bound {
             doors: threads.doors.clone(),
             closed,
             places,
+            crowd: Crowd::new(limits.connections_per_peer),
+            crowded: Arc::default(),
             stop: stop.subscribe(),
         };
         let mut accepting = JoinSet::new();

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use super::{AuthorityFix, movable::Movable, peer::Peer};
+use super::{AuthorityFix, crowd::Seat, movable::Movable, peer::Peer};
 use crate::app::workers::Link;
 
 /// See [`writes`].
@@ -60,8 +60,8 @@ pub struct Arrived {
 pub struct Ending {
     peer: Peer,
     closed: mpsc::UnboundedSender<Link>,
-    /// Its place among the most connections.
-    _place: OwnedSemaphorePermit,
+    /// Its place among the most connections, and among its peer's.
+    _place: (OwnedSemaphorePermit, Seat),
 }
 
 impl Ending {
@@ -70,7 +70,7 @@ impl Ending {
     pub const fn new(
         peer: Peer,
         closed: mpsc::UnboundedSender<Link>,
-        place: OwnedSemaphorePermit,
+        place: (OwnedSemaphorePermit, Seat),
     ) -> Self {
         Self { peer, closed, _place: place }
     }

@@ -15,6 +15,7 @@ mod hostile;
 mod listeners;
 mod memory;
 mod otlp;
+mod overload;
 mod prometheus;
 mod restart;
 mod runbooks;

@@ -161,6 +161,7 @@ pub async fn play(
                     draining: false,
                     config_failed: None,
                     config_version: String::new(),
+                    per_second: None,
                 };
                 let shared = SharedCaps { agent: None, machine: MACHINE, unknown_tenants: 10 };
                 let before = live_by_events(&log.all());

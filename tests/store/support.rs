@@ -77,6 +77,7 @@ impl Bench {
             draining: false,
             config_failed: None,
             config_version: String::new(),
+            per_second: None,
         };
         self.store.acquire(&tenant(ask.tenant), &ask.terms, request, ask.caps, self.now).await
     }

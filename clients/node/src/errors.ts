@@ -147,6 +147,10 @@ export class ReloadFailedError extends TenantdError {}
 export class UndecidedError extends TenantdError {}
 /** An admin call could not be recorded, so nothing was done. Try later. */
 export class AuditUnavailableError extends TenantdError {}
+/** The tenant asks for too many new sessions in a second; `retryAfterMs` says when. */
+export class RateLimitedError extends TenantdError {}
+/** Too many acquires wait for their configs; another machine may have room. */
+export class OverloadedError extends TenantdError {}
 
 /** The sidecar did not answer: no connection, or the deadline passed. */
 export class SidecarUnavailableError extends TenantdError {
@@ -181,6 +185,8 @@ export const errorClasses: Readonly<Record<ReasonName, typeof TenantdError>> = O
   RELOAD_FAILED: ReloadFailedError,
   UNDECIDED: UndecidedError,
   AUDIT_UNAVAILABLE: AuditUnavailableError,
+  RATE_LIMITED: RateLimitedError,
+  OVERLOADED: OverloadedError,
 });
 
 /**

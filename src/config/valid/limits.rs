@@ -42,6 +42,28 @@ impl Check<'_> {
                 64 * 1024,
                 64 * MIB,
             )),
+            connections_per_peer: self.count(
+                raw.connections_per_peer.as_ref(),
+                base.connections_per_peer,
+                1,
+                MILLION,
+            ),
+            acquires_per_second: raw
+                .acquires_per_second
+                .as_ref()
+                .map(|rate| self.count(Some(rate), 1, 1, MILLION)),
+            acquires_waiting: self.count(
+                raw.acquires_waiting.as_ref(),
+                base.acquires_waiting,
+                1,
+                MILLION,
+            ),
+            tenant_acquires_waiting: self.count(
+                raw.tenant_acquires_waiting.as_ref(),
+                base.tenant_acquires_waiting,
+                1,
+                MILLION,
+            ),
             credential_bytes: size(self.count(
                 raw.credential_bytes.as_ref(),
                 of(base.credential_bytes),

@@ -225,6 +225,18 @@ class AuditUnavailable(TenantdError):
     REASON = "AUDIT_UNAVAILABLE"
 
 
+class RateLimited(TenantdError):
+    """The tenant asks for too many new sessions in a second; `retry_after` says when."""
+
+    REASON = "RATE_LIMITED"
+
+
+class Overloaded(TenantdError):
+    """Too many acquires wait for their configs; another machine may have room."""
+
+    REASON = "OVERLOADED"
+
+
 REASONS: dict[str, type[TenantdError]] = {
     cls.REASON: cls for cls in TenantdError.__subclasses__() if cls.REASON
 }

@@ -92,6 +92,14 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """An admin call could not be recorded in the audit log (a full disk), so nothing
     was done. FAILED_PRECONDITION, retry_later.
     """
+    REASON_RATE_LIMITED: _Reason.ValueType  # 20
+    """The tenant asks for more new sessions in a second than limits.acquires_per_second
+    allows; RetryInfo says when there is one again. RESOURCE_EXHAUSTED, retry_later.
+    """
+    REASON_OVERLOADED: _Reason.ValueType  # 21
+    """Too many acquires wait for configs, of this tenant or of all: a source is slow, or
+    somebody floods. RESOURCE_EXHAUSTED, retry_elsewhere.
+    """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Reason is the stable name of every refusal. On the wire it travels in
@@ -169,6 +177,14 @@ REASON_UNDECIDED: Reason.ValueType  # 18
 REASON_AUDIT_UNAVAILABLE: Reason.ValueType  # 19
 """An admin call could not be recorded in the audit log (a full disk), so nothing
 was done. FAILED_PRECONDITION, retry_later.
+"""
+REASON_RATE_LIMITED: Reason.ValueType  # 20
+"""The tenant asks for more new sessions in a second than limits.acquires_per_second
+allows; RetryInfo says when there is one again. RESOURCE_EXHAUSTED, retry_later.
+"""
+REASON_OVERLOADED: Reason.ValueType  # 21
+"""Too many acquires wait for configs, of this tenant or of all: a source is slow, or
+somebody floods. RESOURCE_EXHAUSTED, retry_elsewhere.
 """
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
 
