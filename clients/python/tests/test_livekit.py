@@ -102,6 +102,7 @@ async def test_a_revoked_job_is_shut_down():
         await s.until(lambda: s.provider.keys)
         s.sidecar.revoke(job, "fraud")
         await s.until(lambda: 2 in s.livekit.updates.get(job, []) or 3 in s.livekit.updates.get(job, []))
+        await s.until(lambda: job in s.ended)
         assert s.ended[job] == "revoked"
 
 

@@ -100,6 +100,7 @@ async def test_a_revoked_job_is_shut_down_and_a_killed_worker_loses_no_slot():
         await s.until(lambda: s.provider.keys.count("sk-acme") == 2)
         s.sidecar.revoke(first, "fraud")
         await s.until(lambda: "tenantd: session revoked" in s.worker_log() or first in s.ended)
+        await s.until(lambda: first in s.ended)
         assert s.ended[first] == "revoked"
         s.worker.kill()
         await s.until(lambda: second in s.ended)

@@ -46,6 +46,8 @@ async def test_a_burst_of_200_dispatches_at_cap_10_gives_exactly_10():
         for answer in accepted:
             await s.livekit.terminate(answer.job_id)
         await s.until(lambda: s.sidecar.live("acme") == 0)
+        # A watcher is told of what came within a moment together.
+        await s.until(lambda: {a.job_id for a in accepted} <= s.ended.keys())
         assert {s.ended[a.job_id] for a in accepted} == {"cancelled"}
         assert (await s.livekit.dispatch(metadata("acme"))).available
 
