@@ -1,7 +1,10 @@
 //! What live sessions' processes are told when something changes about their
 //! tenant. Made from the event log, so that whoever changes it cannot forget.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{Sidecar, ports::EventSink as _, workers::Notice};
 use crate::domain::{
@@ -25,9 +28,19 @@ impl Sidecar {
                 }
                 Ok(entries) => {
                     let taken = entries.len();
+                    // Told is the config of now: once is enough for all its changes.
+                    let mut configs = BTreeSet::new();
                     for entry in entries {
                         seen = entry.sequence;
-                        self.tell_about(&entry.event).await;
+                        match (&entry.event.kind, &entry.event.subject.tenant) {
+                            (Kind::ConfigChanged { .. } | Kind::ConfigRecovered, Some(tenant)) => {
+                                configs.insert(tenant.clone());
+                            }
+                            _ => self.tell_about(&entry.event).await,
+                        }
+                    }
+                    for tenant in &configs {
+                        self.tell_config(tenant).await;
                     }
                     self.events.pace(taken).await;
                 }
@@ -46,7 +59,6 @@ impl Sidecar {
         let Some(tenant) = &event.subject.tenant else { return };
         let note = event.actor.as_ref().map(|actor| actor.note.clone()).unwrap_or_default();
         match &event.kind {
-            Kind::ConfigChanged { .. } | Kind::ConfigRecovered => self.tell_config(tenant).await,
             Kind::Suspended => {
                 self.tell_each(tenant, |tenant, sessions, _| Notice::Suspended {
                     tenant,

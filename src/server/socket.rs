@@ -70,12 +70,16 @@ pub async fn bind(path: &Path, listen: &Listen) -> anyhow::Result<UnixListener> 
     Ok(listener)
 }
 
-/// Binds a socket that only its owner can reach.
+/// Connections that wait to be accepted, as tokio's own bind has it.
+const BACKLOG: u32 = 1024;
+
+/// Binds a socket that only its owner can reach. On Linux a bound socket gets the mode
+/// that it had before: the umask, which is one for all threads, is left alone.
 pub fn private(path: &Path) -> io::Result<UnixListener> {
-    let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
-    let bound = UnixListener::bind(path);
-    rustix::process::umask(before);
-    bound
+    let socket = tokio::net::UnixSocket::new_stream()?;
+    rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(0o600))?;
+    socket.bind(path)?;
+    socket.listen(BACKLOG)
 }
 
 /// A folder that whoever may use the socket can pass through, and nobody else.
@@ -113,4 +117,18 @@ fn private_folder(folder: &Path) -> anyhow::Result<()> {
         meta.mode() & 0o7777,
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_is_its_owners_alone_from_the_moment_it_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.sock");
+        let _listener = private(&path).unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{mode:o}");
+    }
 }

@@ -108,6 +108,8 @@ pub struct Worker {
     pub name: String,
     asked: mpsc::Sender<v1::KeepAliveRequest>,
     told: tonic::Streaming<v1::KeepAliveResponse>,
+    /// The version that it knows of.
+    known: String,
 }
 
 impl Worker {
@@ -118,7 +120,7 @@ impl Worker {
         let stream = running.sessions().await.keep_alive(ReceiverStream::new(requests)).await;
         let mut told = stream.unwrap().into_inner();
         told.message().await.unwrap().unwrap();
-        Self { name: name.to_owned(), asked, told }
+        Self { name: name.to_owned(), asked, told, known: String::new() }
     }
 
     /// A live session of this process.
@@ -134,8 +136,10 @@ impl Worker {
         let attach =
             v1::KeepAliveRequest { attach_session_ids: vec![id.to_owned()], ..Default::default() };
         self.asked.send(attach).await.unwrap();
-        self.told.message().await.unwrap().unwrap();
-        granted.into_inner().config.unwrap()
+        while let Message::ConfigChanged(_) = self.notice().await {}
+        let config = granted.into_inner().config.unwrap();
+        self.known.clone_from(&config.version);
+        config
     }
 
     /// The next notice.
@@ -145,11 +149,18 @@ impl Worker {
         told.unwrap().unwrap().message.unwrap()
     }
 
-    /// The next change of config.
+    /// The next change of config. Notices come a little after the change and name the
+    /// version of then: one may name what is known already.
     pub async fn config_changed(&mut self) -> v1::TenantConfigChanged {
-        match self.notice().await {
-            Message::ConfigChanged(changed) => changed,
-            other => panic!("{other:?}"),
+        loop {
+            match self.notice().await {
+                Message::ConfigChanged(changed) if changed.version == self.known => {}
+                Message::ConfigChanged(changed) => {
+                    self.known.clone_from(&changed.version);
+                    return changed;
+                }
+                other => panic!("{other:?}"),
+            }
         }
     }
 }

@@ -29,8 +29,12 @@ CONFIG = {
 }
 
 
-def stage(**kwargs):
-    return Stage("livekit_agent.mjs", CONFIG, binary=support.BINARY, **kwargs)
+# A job process takes a second and more to start, and they start one after the other.
+PATIENT = {**CONFIG, "lease": {"pending": "60s", "grace": "1s"}}
+
+
+def stage(config=CONFIG, **kwargs):
+    return Stage("livekit_agent.mjs", config, binary=support.BINARY, **kwargs)
 
 
 def metadata(tenant, **more):
@@ -38,7 +42,7 @@ def metadata(tenant, **more):
 
 
 async def test_twelve_jobs_at_once_at_cap_three_give_exactly_three():
-    async with stage() as s:
+    async with stage(PATIENT) as s:
         answers = await asyncio.gather(*(s.livekit.dispatch(metadata("acme")) for _ in range(12)))
         accepted = [answer.job_id for answer in answers if answer.available]
         assert len(accepted) == 3
