@@ -12,6 +12,7 @@ use crate::domain::{
     event::{Event, Kind},
     session::SessionId,
     tenant::TenantId,
+    time::Now,
 };
 
 impl Sidecar {
@@ -60,7 +61,7 @@ impl Sidecar {
         let note = event.actor.as_ref().map(|actor| actor.note.clone()).unwrap_or_default();
         match &event.kind {
             Kind::Suspended => {
-                self.tell_each(tenant, |tenant, sessions, _| Notice::Suspended {
+                self.tell_each(tenant, None, |tenant, sessions, _| Notice::Suspended {
                     tenant,
                     sessions,
                     note: note.clone(),
@@ -68,7 +69,8 @@ impl Sidecar {
                 .await;
             }
             Kind::Resumed => {
-                self.tell_each(tenant, |tenant, sessions, _| Notice::Resumed {
+                // One that began later was never told of the suspension.
+                self.tell_each(tenant, Some(event.at), |tenant, sessions, _| Notice::Resumed {
                     tenant,
                     sessions,
                     note: note.clone(),
@@ -80,7 +82,7 @@ impl Sidecar {
     }
 
     async fn tell_config(&self, tenant: &TenantId) {
-        self.tell_each(tenant, |tenant, sessions, version| Notice::ConfigChanged {
+        self.tell_each(tenant, None, |tenant, sessions, version| Notice::ConfigChanged {
             tenant,
             version: version.to_owned(),
             sessions,
@@ -88,16 +90,19 @@ impl Sidecar {
         .await;
     }
 
-    /// Each worker that has live sessions of the tenant, with these.
+    /// Each worker that has live sessions of the tenant, with these; only those that
+    /// began `before` a time, where one is given.
     async fn tell_each(
         &self,
         tenant: &TenantId,
+        before: Option<Now>,
         notice: impl Fn(TenantId, Vec<SessionId>, &str) -> Notice,
     ) {
         let Some(snapshot) = self.store.snapshot(tenant, self.now()).await else { return };
         let mut by_worker = BTreeMap::<_, Vec<SessionId>>::new();
         for session in snapshot.sessions {
-            if let Some(worker) = session.worker {
+            let told = before.is_none_or(|before| session.acquired.mono < before.mono);
+            if let Some(worker) = session.worker.filter(|_| told) {
                 let of = by_worker.entry((worker, session.owner.identity.clone())).or_default();
                 of.push(session.id);
             }
