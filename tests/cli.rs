@@ -95,6 +95,13 @@ fn check_names_file_line_key_and_what_would_be_valid() {
 }
 
 #[test]
+fn a_sidecar_does_not_start_on_a_config_file_that_an_edit_has_only_emptied() {
+    let output = tenantd(&["serve", "--config", "check/empty.toml", "--listen", "unix:/nowhere/s"]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("check/empty.toml: is empty"), "{}", said(&output));
+}
+
+#[test]
 fn exit_codes_tell_bad_usage_from_an_unreachable_sidecar() {
     let output = tenantd(&["tenants"]);
     assert_eq!(output.status.code(), Some(69));

@@ -296,22 +296,13 @@ impl Config {
     }
 }
 
-/// Reads and checks a file.
+/// Reads and checks a file. One without a byte is an edit half-way, since writing
+/// begins with cutting it off: taken over, it would lift every cap, and a start in
+/// that moment would let everybody in.
 ///
 /// # Errors
 /// All that is wrong with it.
 pub fn load(path: &Path) -> Result<Config, Diagnostics> {
-    let (text, mode) = read(path).map_err(|message| whole_file(path, message))?;
-    parse(path, &text, mode)
-}
-
-/// Reads and checks the file of a running config again. One without a byte is an
-/// edit half-way, since writing begins with cutting it off: taken over, it would
-/// lift every cap.
-///
-/// # Errors
-/// All that is wrong with it.
-pub fn load_again(path: &Path) -> Result<Config, Diagnostics> {
     let (text, mode) = read(path).map_err(|message| whole_file(path, message))?;
     if text.is_empty() {
         let message =

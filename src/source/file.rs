@@ -19,7 +19,7 @@ pub struct FileSource {
 impl ConfigSource for FileSource {
     async fn load(&self) -> Result<Config, String> {
         let Some(path) = self.path.clone() else { return Ok(Config::builtin()) };
-        tokio::task::spawn_blocking(move || config::load_again(&path))
+        tokio::task::spawn_blocking(move || config::load(&path))
             .await
             .map_err(|_| "reading the config file was interrupted".to_owned())?
             .map_err(|wrong| wrong.to_string())

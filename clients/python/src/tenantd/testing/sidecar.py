@@ -199,7 +199,8 @@ class Sidecar:
         # Others must not read it: it may hold keys.
         self.file.touch(mode=0o600)
         text = config if isinstance(config, str) else _toml(config)
-        self.file.write_text(text, encoding="utf-8")
+        # A file of no bytes is refused, as an edit half-way.
+        self.file.write_text(text or "# defaults\n", encoding="utf-8")
 
     def _command(self) -> str:
         named = self._binary or os.environ.get("TENANTD_BIN") or shutil.which("tenantd")
