@@ -7,7 +7,7 @@ use opentelemetry_sdk::trace::SdkTracer;
 use parking_lot::Mutex;
 use tracing_subscriber::{
     EnvFilter, Layer as _, Registry,
-    filter::{FilterExt as _, filter_fn},
+    filter::{FilterExt as _, LevelFilter, filter_fn},
     layer::SubscriberExt as _,
     reload,
     util::SubscriberInitExt as _,
@@ -80,8 +80,11 @@ pub fn install(format: LogFormat, tracer: Option<SdkTracer>) {
         lines.with_ansi(std::io::stderr().is_terminal()).boxed()
     };
     // Spans of calls are for those who trace. Lines name what they are about
-    // themselves, and a span that nobody wants is never made.
-    let lines = lines.with_filter(filter_fn(|meta| !is_call(meta)).and(filter));
+    // themselves, and a span that nobody wants is never made. A filter without a
+    // level of its own would open the way down to TRACE for all: h2 alone has a
+    // dozen spans a call there.
+    let lines_only = filter_fn(|meta| !is_call(meta)).with_max_level_hint(LevelFilter::TRACE);
+    let lines = lines.with_filter(lines_only.and(filter));
     let spans = tracer.map(|tracer| {
         // What the conventions have, and nothing about this program's own sources.
         tracing_opentelemetry::layer()
@@ -90,9 +93,14 @@ pub fn install(format: LogFormat, tracer: Option<SdkTracer>) {
             .with_threads(false)
             .with_target(false)
             .with_tracked_inactivity(false)
-            .with_filter(filter_fn(is_call))
+            .with_filter(filter_fn(is_call).with_max_level_hint(LevelFilter::INFO))
     });
-    let installed = tracing_subscriber::registry().with(lines).with(spans).try_init();
+    // Not as an option: an absent layer without a filter lets all spans be made.
+    let lines = tracing_subscriber::registry().with(lines);
+    let installed = match spans {
+        Some(spans) => lines.with(spans).try_init(),
+        None => lines.try_init(),
+    };
     // A second install (tests in one process) keeps the first.
     if installed.is_ok() {
         *SHOWN.lock() = if wrong.is_none() { wanted.to_owned() } else { "info".to_owned() };

@@ -8,6 +8,7 @@
 )]
 
 mod memory;
+mod spans;
 #[allow(dead_code, reason = "shared with the tests of the binary")]
 #[path = "../binary/support.rs"]
 mod support;
