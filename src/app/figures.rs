@@ -27,6 +27,10 @@ pub struct Figures {
     pub watchers: u32,
     pub gaps: u64,
     pub denied: u64,
+    /// Connections open now.
+    pub connections: u64,
+    /// Connections that were closed for the sake of the others.
+    pub shed: super::shed::Counts,
     pub head: u64,
     pub draining: bool,
     pub reload_failed: bool,
@@ -68,6 +72,8 @@ impl Sidecar {
             watchers: self.watchers.load(Ordering::Acquire),
             gaps: self.gaps.load(Ordering::Relaxed),
             denied: self.guard.denied(),
+            connections: self.workers.connections() as u64,
+            shed: self.sheds.counts(),
             head: self.events.head(),
             draining: self.draining().is_some(),
             audit: self.audit_status(),

@@ -10,6 +10,7 @@ pub mod ports;
 mod presence;
 pub mod read;
 mod sessions;
+pub mod shed;
 mod tenant_config;
 pub mod trace;
 mod waiting;
@@ -105,6 +106,7 @@ pub struct Sidecar {
     actions: TaskTracker,
     links: AtomicU64,
     guard: guard::Guard,
+    sheds: shed::Sheds,
     started: Now,
 }
 
@@ -174,6 +176,7 @@ impl Sidecar {
             actions: TaskTracker::new(),
             links: AtomicU64::new(1),
             guard: guard::Guard::default(),
+            sheds: shed::Sheds::default(),
             started,
         }
     }

@@ -93,6 +93,12 @@ impl Workers {
         self.0.lock().workers.len()
     }
 
+    /// How many connections are open.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.0.lock().connections.len()
+    }
+
     /// A connection began.
     pub fn open_connection(&self, connection: Link) {
         self.0.lock().connections.entry(connection).or_default();

@@ -28,6 +28,11 @@ pub struct Unreachable {
     advice: &'static str,
 }
 
+/// Somebody answered the connection and closed it: a sidecar at a bound says which.
+#[derive(Debug, thiserror::Error)]
+#[error("the sidecar does not go on with this connection: {0}")]
+pub struct Closed(String);
+
 /// Which sidecar to call, and what to show it. A token is in no argument: every
 /// user of the machine can read those.
 #[derive(Debug, Clone, clap::Args)]
@@ -236,9 +241,12 @@ fn is_loopback(place: &str) -> bool {
     bare == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-/// A refusal in words: reason, message, when to come back.
+/// A refusal in words: reason, message, when to come back; or [`Closed`].
 #[must_use]
 pub fn refused(status: &Status) -> anyhow::Error {
+    if let Some(broken) = std::error::Error::source(status) {
+        return Closed(super::text::escape(&root(broken)).to_string()).into();
+    }
     let details = status.get_error_details();
     let reason = details.error_info().map_or("ERROR", |info| info.reason.as_str());
     let after = details.retry_info().and_then(|info| info.retry_delay);

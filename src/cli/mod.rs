@@ -125,6 +125,7 @@ fn fail(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let _ = writeln!(std::io::stderr().lock(), "tenantd: {error:#}");
-    let unreachable = error.downcast_ref::<client::Unreachable>().is_some();
+    let unreachable = error.downcast_ref::<client::Unreachable>().is_some()
+        || error.downcast_ref::<client::Closed>().is_some();
     ExitCode::from(if unreachable { EX_UNAVAILABLE } else { 1 })
 }

@@ -1,8 +1,7 @@
 //! Accepts connections, notes who is at the other end, and tells when they end.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use parking_lot::Mutex;
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
@@ -14,17 +13,17 @@ use super::{
     tls::{Secured, Tls},
 };
 use crate::{
-    app::Sidecar,
-    domain::budget::Budget,
+    app::{Sidecar, shed::Shed},
     transport::{
         crowd::{Crowd, Seat, Whose},
+        farewell::Farewells,
         io::{Accepted, Ending},
         peer::Peer,
     },
 };
 
-/// Most failed handshakes that are logged in a second.
-const HANDSHAKE_FAILURES_PER_SECOND: u32 = 1;
+/// How long a listener waits after the process had no file descriptor left.
+const STARVED: Duration = Duration::from_millis(100);
 
 /// What each listener's loop needs.
 #[derive(Clone)]
@@ -33,26 +32,36 @@ pub struct Accept {
     /// One for each thread.
     pub doors: Vec<Door>,
     pub closed: mpsc::UnboundedSender<u64>,
+    /// For TLS.
+    pub handshake_timeout: Duration,
+    /// How many connections it may have.
+    pub most: usize,
     pub places: Arc<Semaphore>,
     /// Connections of each peer.
     pub crowd: Crowd,
-    /// How often it is logged that a peer has too many.
-    pub crowded: Arc<Mutex<Budget>>,
     /// True when no more are to be accepted: whoever connects waits for the next
     /// sidecar, where one takes over.
     pub stop: watch::Receiver<bool>,
 }
 
+/// A connection's place among the listener's, and among its peer's.
+type Place = (OwnedSemaphorePermit, Seat);
+
 impl Accept {
     pub async fn unix(mut self, listener: UnixListener) {
         let own = rustix::process::getuid().as_raw();
-        loop {
-            let Some((place, next)) = self.next(listener.accept()).await else { return };
-            let Some((socket, _)) = accepted(next).await else { continue };
+        let (mut farewells, mut starved) = (Farewells::default(), false);
+        while let Some(next) = self.next(listener.accept()).await {
+            let Some((socket, _)) = self.accepted(next, &mut starved).await else { continue };
             let cred = socket.peer_cred().ok().map(|of| (of.uid(), of.gid(), of.pid()));
             let process = cred.and_then(|(_, _, pid)| pid).map(Whose::Process);
-            let Some(seat) = self.seat(process) else { continue };
-            let place = (place, seat);
+            let place = match self.place(process) {
+                Ok(place) => place,
+                Err(why) => {
+                    farewells.say(socket, &why);
+                    continue;
+                }
+            };
             let peer = Peer::unix(self.sidecar.new_connection(), cred, own);
             let ending = Ending::new(peer, self.closed.clone(), place);
             let Ok(socket) = socket.into_std() else { continue };
@@ -64,11 +73,18 @@ impl Accept {
 
     pub async fn tcp(mut self, listener: TcpListener) {
         let open = self.is_open(&listener);
-        loop {
-            let Some((place, next)) = self.next(listener.accept()).await else { return };
-            let Some((socket, address)) = accepted(next).await else { continue };
-            let Some(seat) = self.seat(far(address)) else { continue };
-            let place = (place, seat);
+        let (mut farewells, mut starved) = (Farewells::default(), false);
+        while let Some(next) = self.next(listener.accept()).await {
+            let Some((socket, address)) = self.accepted(next, &mut starved).await else {
+                continue;
+            };
+            let place = match self.place(Some(Whose::at(address.ip()))) {
+                Ok(place) => place,
+                Err(why) => {
+                    farewells.say(socket, &why);
+                    continue;
+                }
+            };
             let _ = socket.set_nodelay(true);
             let peer = Peer::tcp(self.sidecar.new_connection(), address, open, Arc::default());
             let ending = Ending::new(peer, self.closed.clone(), place);
@@ -80,69 +96,113 @@ impl Accept {
     }
 
     /// Handshakes in tasks of their own, which end with the listener: a slow peer
-    /// holds up nobody. Each holds a place among the most connections.
+    /// holds up nobody. Each holds a place among the most connections. Whoever is not
+    /// let in finds the connection closed: a word would cost a handshake, which is
+    /// what the bound is to spare.
     pub async fn tls(mut self, listener: TcpListener, tls: Arc<Tls>) {
         // Whoever must show a certificate is known by it alone.
         let open = self.is_open(&listener) && !tls.asks_certificates();
         let mut handshakes = JoinSet::new();
-        let failures = Arc::new(Mutex::new(Budget::default()));
-        loop {
+        let mut starved = false;
+        while let Some(next) = self.next(listener.accept()).await {
             while handshakes.try_join_next().is_some() {}
-            let Some((place, next)) = self.next(listener.accept()).await else { break };
-            let Some((socket, address)) = accepted(next).await else { continue };
-            let Some(seat) = self.seat(far(address)) else { continue };
-            let place = (place, seat);
+            let Some((socket, address)) = self.accepted(next, &mut starved).await else {
+                continue;
+            };
+            let Ok(place) = self.place(Some(Whose::at(address.ip()))) else { continue };
             let _ = socket.set_nodelay(true);
-            let (accept, tls, failures) = (self.clone(), Arc::clone(&tls), Arc::clone(&failures));
+            let (accept, tls) = (self.clone(), Arc::clone(&tls));
             handshakes.spawn(async move {
-                match tls.handshake(socket).await {
+                match tls.handshake(socket, accept.handshake_timeout).await {
                     Ok(Secured { stream, names }) => {
                         let link = accept.sidecar.new_connection();
                         let peer = Peer::tcp(link, address, open, names);
                         let ending = Ending::new(peer, accept.closed.clone(), place);
                         accept.deal(Accepted::Tls(stream), ending).await;
                     }
-                    Err(error) => {
-                        let now = accept.sidecar.now().mono;
-                        if failures.lock().take(HANDSHAKE_FAILURES_PER_SECOND, now) {
-                            tracing::warn!(peer = %address.ip(), %error, "a TLS handshake failed");
-                        }
-                    }
+                    Err(error) => accept.failed(address, &error),
                 }
             });
         }
         while handshakes.join_next().await.is_some() {}
     }
 
-    /// A place among a peer's connections; none: it has too many, and this one is
-    /// closed.
-    fn seat(&self, whose: Option<Whose>) -> Option<Seat> {
-        let seat = self.crowd.enter(whose);
-        if seat.is_none() && self.crowded.lock().take(1, self.sidecar.now().mono) {
-            tracing::warn!(
-                peer = ?whose,
-                "a peer has limits.connections_per_peer connections; further ones are closed"
-            );
+    fn failed(&self, address: SocketAddr, error: &io::Error) {
+        if self.sidecar.shed(Shed::Handshake) {
+            tracing::warn!(peer = %address.ip(), %error, "a TLS handshake failed");
         }
-        seat
     }
 
-    /// The next connection, once there is a place for it; none: no more. Nothing
-    /// is lost between the two: a connection that was accepted is dealt.
+    /// A place for a connection; or why there is none, in words for its peer, and the
+    /// connection is to be closed.
+    fn place(&self, whose: Option<Whose>) -> Result<Place, String> {
+        let Some(seat) = self.crowd.enter(whose) else {
+            let most = whose.map_or(0, |whose| self.crowd.most(whose));
+            if self.sidecar.shed(Shed::PeerAtBound) {
+                let peer = whose.map(|whose| whose.to_string());
+                tracing::warn!(
+                    peer,
+                    most,
+                    "a peer has as many connections as limits.connections_per_peer allows; further ones are closed"
+                );
+            }
+            return Err(format!(
+                "you have {most} connections already, as many as limits.connections_per_peer allows"
+            ));
+        };
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            let most = self.most;
+            if self.sidecar.shed(Shed::ListenerAtBound) {
+                let peer = whose.map(|whose| whose.to_string());
+                tracing::warn!(
+                    peer,
+                    most,
+                    "a listener has as many connections as limits.max_connections allows; further ones are closed"
+                );
+            }
+            return Err(format!(
+                "there are {most} connections already, as many as limits.max_connections allows"
+            ));
+        };
+        Ok((place, seat))
+    }
+
+    /// The next connection; none: no more. Nothing is lost between the two: a
+    /// connection that was accepted is dealt.
     async fn next<T>(
         &mut self,
         accept: impl Future<Output = io::Result<T>>,
-    ) -> Option<(OwnedSemaphorePermit, io::Result<T>)> {
-        let places = Arc::clone(&self.places);
-        let next = async {
-            let place = places.acquire_owned().await.ok()?;
-            Some((place, accept.await))
-        };
+    ) -> Option<io::Result<T>> {
         tokio::select! {
             biased;
             _ = self.stop.wait_for(|stop| *stop) => None,
-            next = next => next,
+            next = accept => Some(next),
         }
+    }
+
+    /// A failed accept may be the machine's trouble, no file descriptor left: that is
+    /// said when it begins and when it is over, and tried again a little later instead
+    /// of in a hot loop. Any other is one peer's that left.
+    async fn accepted<T>(&self, accepted: io::Result<T>, starved: &mut bool) -> Option<T> {
+        let error = match accepted {
+            Ok(accepted) => {
+                if std::mem::take(starved) {
+                    tracing::info!("connections are accepted again");
+                }
+                return Some(accepted);
+            }
+            Err(error) => error,
+        };
+        use rustix::io::Errno;
+        let shortage = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+        if Errno::from_io_error(&error).is_some_and(|error| shortage.contains(&error)) {
+            self.sidecar.shed(Shed::NoDescriptor);
+            if !std::mem::replace(starved, true) {
+                tracing::error!(%error, "no connection can be accepted; whoever connects waits");
+            }
+            tokio::time::sleep(STARVED).await;
+        }
+        None
     }
 
     /// For anybody while no identity is configured: on loopback, where there was
@@ -157,24 +217,6 @@ impl Accept {
         match self.doors.iter().min_by_key(|door| door.seats_taken()) {
             Some(door) => door.enter(socket, ending).await,
             None => false,
-        }
-    }
-}
-
-/// Loopback is everybody on this machine.
-fn far(address: std::net::SocketAddr) -> Option<Whose> {
-    (!address.ip().is_loopback()).then(|| Whose::Address(address.ip()))
-}
-
-/// A failed accept is the machine's trouble (no file descriptors left): it is
-/// said, and tried again a little later instead of in a hot loop.
-async fn accepted<T>(accepted: io::Result<T>) -> Option<T> {
-    match accepted {
-        Ok(accepted) => Some(accepted),
-        Err(error) => {
-            tracing::warn!(%error, "a connection could not be accepted");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            None
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod accept;
 mod clock;
+mod descriptors;
 mod hand_over;
 pub mod inherited;
 mod reload;
@@ -358,7 +359,6 @@ impl Bound {
         } = self;
         let limits = sidecar.config().limits.clone();
         let (closed, closings) = mpsc::unbounded_channel();
-        let places = Arc::new(Semaphore::new(limits.max_connections));
         let mut tasks = JoinSet::new();
         let (told, changes) = mpsc::channel(CHANGES);
         // Tenants that came back are brought to the config as it is now.
@@ -405,33 +405,38 @@ impl Bound {
         let calls = Calls::default();
         let stack = observed.layer(Direct::new(sessions, rest, Handle::current(), calls.clone()));
         let (stop, leave) = (watch::Sender::new(false), watch::Sender::new(false));
-        let threads = threads::start(&stack, &limits, &leave.subscribe())?;
-        let accept = accept::Accept {
+        let threads = threads::start(&sidecar, &stack, &limits, &leave.subscribe())?;
+        let most = places(limits.max_connections, &unix, &tcp);
+        let accept = |crowd| accept::Accept {
             sidecar: Arc::clone(&sidecar),
             doors: threads.doors.clone(),
-            closed,
-            places,
-            crowd: Crowd::new(limits.connections_per_peer),
-            crowded: Arc::default(),
+            closed: closed.clone(),
+            handshake_timeout: limits.handshake_timeout,
+            most,
+            // Each listener's own, so that nobody from afar takes the places of
+            // agents here.
+            places: Arc::new(Semaphore::new(most)),
+            crowd,
             stop: stop.subscribe(),
         };
         let mut accepting = JoinSet::new();
         let socket = unix.map(|(listener, place)| {
-            accepting.spawn(accept.clone().unix(listener));
+            let crowd = Crowd::of_processes(limits.connections_per_peer);
+            accepting.spawn(accept(crowd).unix(listener));
             place
         });
-        // Of its own, so that nobody from afar takes the places of agents here.
-        let places = Arc::new(Semaphore::new(limits.max_connections));
-        let accept = accept::Accept { places, ..accept };
-        match (tcp, tls) {
-            (Some(listener), Some(tls)) => {
-                tasks.spawn(Arc::clone(&tls).follow(Arc::clone(&sidecar)));
-                accepting.spawn(accept.clone().tls(listener, tls));
+        if let Some(listener) = tcp {
+            let loopback = listener.local_addr().is_ok_and(|at| at.ip().is_loopback());
+            let crowd = Crowd::of_addresses(limits.connections_per_peer, most, loopback);
+            match tls {
+                Some(tls) => {
+                    tasks.spawn(Arc::clone(&tls).follow(Arc::clone(&sidecar)));
+                    accepting.spawn(accept(crowd).tls(listener, tls));
+                }
+                None => _ = accepting.spawn(accept(crowd).tcp(listener)),
             }
-            (Some(listener), None) => _ = accepting.spawn(accept.clone().tcp(listener)),
-            (None, _) => {}
         }
-        drop(accept);
+        drop(closed);
         set_health(&health, true).await;
         tasks.spawn(kept.clone().tell_health(Arc::clone(&sidecar), health.clone()));
         ready();
@@ -487,6 +492,21 @@ impl Bound {
         let _ = tokio::task::spawn_blocking(move || drop(exports)).await;
         Ok(())
     }
+}
+
+/// Places for connections on each listener.
+fn places<U, T>(wanted: usize, unix: &Option<U>, tcp: &Option<T>) -> usize {
+    let limit = descriptors::raise();
+    let listeners = usize::from(unix.is_some()) + usize::from(tcp.is_some());
+    let places = descriptors::places(wanted, listeners, limit);
+    if places < wanted {
+        tracing::warn!(
+            files = limit,
+            limits.max_connections = wanted,
+            "the process may open too few files for limits.max_connections: {places} connections are served on each listener; raise the limit (ulimit -n, LimitNOFILE=) or lower the bound"
+        );
+    }
+    places
 }
 
 /// Waits until no call has been under way for a moment: what its clients had sent

@@ -14,15 +14,30 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::{
+    app::{Sidecar, shed::Shed},
     config::Limits,
+    domain::access::Transport,
     grpc::direct::{Direct, OfPeer},
     telemetry::rpc::Traced,
-    transport::io::{Accepted, Arrived, Connection, Ending},
+    transport::{
+        io::{Accepted, Arrived, Connection, Ending},
+        patience::Patience,
+        peer::Peer,
+    },
 };
 
-/// A peer that answers no ping for this long is gone.
-const PING_EVERY: Duration = Duration::from_secs(20);
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Largest header list of one request, by HTTP/2's count (names, values and 32 bytes
+/// each): a larger one is answered 431 and its connection goes on; clients that look at
+/// what a server takes refuse it themselves. Headers without end close the connection.
+const HEADERS: u32 = 16 * 1024;
+/// Calls of one connection that were cancelled before anybody had looked at them. A
+/// client that cancels a batch must not lose its connection; one that resets streams
+/// as fast as it opens them gets here at once.
+const CANCELLED_UNSEEN: usize = 200;
+/// Streams of one connection that its peer's errors made end, in all its life.
+const ERRORS: usize = 1024;
+/// What may wait to be sent on one stream whose peer does not read.
+const UNSENT: usize = 256 * 1024;
 /// Connections that wait for a thread to take them.
 const WAITING: usize = 64;
 
@@ -64,6 +79,7 @@ pub struct Threads {
 /// # Errors
 /// No thread or runtime to be had.
 pub fn start(
+    sidecar: &Arc<Sidecar>,
     stack: &Stack,
     limits: &Limits,
     ended: &watch::Receiver<bool>,
@@ -73,9 +89,15 @@ pub fn start(
         .timer(TokioTimer::new())
         // gRPC has no use for it.
         .auto_date_header(false)
-        .keep_alive_interval(Some(PING_EVERY))
-        .keep_alive_timeout(PING_TIMEOUT)
+        // Half of it in silence, half of it for the answer to a ping.
+        .keep_alive_interval(Some(limits.dead_after / 2))
+        .keep_alive_timeout(limits.dead_after / 2)
+        .max_header_list_size(HEADERS)
+        .max_pending_accept_reset_streams(CANCELLED_UNSEEN)
+        .max_local_error_reset_streams(ERRORS)
+        .max_send_buf_size(UNSENT)
         .max_concurrent_streams(Some(limits.max_streams));
+    let patience = Patience { hello: limits.handshake_timeout, stuck: limits.dead_after };
     let stop = watch::Sender::new(false);
     let (mut doors, mut joins) = (Vec::new(), Vec::new());
     for number in 0..limits.threads {
@@ -84,7 +106,13 @@ pub fn start(
             .enable_all()
             .build()
             .context("no runtime for a thread")?;
-        let serving = serve(builder.clone(), stack.clone(), arrivals, ended.clone());
+        let of = Serve {
+            builder: builder.clone(),
+            patience,
+            sidecar: Arc::clone(sidecar),
+            stack: stack.clone(),
+        };
+        let serving = of.serve(arrivals, ended.clone());
         let mut stopped = stop.subscribe();
         let join = thread::Builder::new()
             .name(format!("serve-{number}"))
@@ -122,43 +150,85 @@ impl Threads {
     }
 }
 
-async fn serve(
+/// What one thread serves with.
+struct Serve {
     builder: http2::Builder<TokioExecutor>,
+    patience: Patience,
+    sidecar: Arc<Sidecar>,
     stack: Stack,
-    mut arrivals: mpsc::Receiver<Arrived>,
-    mut ended: watch::Receiver<bool>,
-) {
-    let connections = TaskTracker::new();
-    let over = ended.clone();
-    let take = |arrived| {
-        let Ok(connection) = Connection::open(arrived) else { return };
-        let calls = OfPeer::new(stack.clone(), Arc::new(connection.peer().clone()));
-        let mut serving = Box::pin(builder.serve_connection(TokioIo::new(connection), calls));
-        let mut over = over.clone();
-        connections.spawn(async move {
-            tokio::select! {
-                // How a peer leaves is its own affair.
-                _ = &mut serving => return,
-                _ = over.wait_for(|ended| *ended) => serving.as_mut().graceful_shutdown(),
+}
+
+impl Serve {
+    async fn serve(self, mut arrivals: mpsc::Receiver<Arrived>, mut ended: watch::Receiver<bool>) {
+        let connections = TaskTracker::new();
+        let over = ended.clone();
+        loop {
+            let arrived = tokio::select! {
+                arrived = arrivals.recv() => arrived,
+                _ = ended.wait_for(|ended| *ended) => None,
+            };
+            match arrived {
+                Some(arrived) => self.take(arrived, &connections, &over),
+                None => break,
             }
-            let _ = serving.await;
-        });
-    };
-    loop {
-        let arrived = tokio::select! {
-            arrived = arrivals.recv() => arrived,
-            _ = ended.wait_for(|ended| *ended) => None,
-        };
-        match arrived {
-            Some(arrived) => take(arrived),
-            None => break,
         }
+        // Whoever was let in is answered, and told to go.
+        arrivals.close();
+        while let Some(arrived) = arrivals.recv().await {
+            self.take(arrived, &connections, &over);
+        }
+        connections.close();
+        connections.wait().await;
     }
-    // Whoever was let in is answered, and told to go.
-    arrivals.close();
-    while let Some(arrived) = arrivals.recv().await {
-        take(arrived);
+
+    fn take(&self, arrived: Arrived, connections: &TaskTracker, over: &watch::Receiver<bool>) {
+        let Ok(connection) = Connection::open(arrived, self.patience) else { return };
+        let peer = Arc::new(connection.peer().clone());
+        let calls = OfPeer::new(self.stack.clone(), Arc::clone(&peer));
+        let serving = self.builder.serve_connection(TokioIo::new(connection), calls);
+        let (mut serving, mut over) = (Box::pin(serving), over.clone());
+        let sidecar = Arc::clone(&self.sidecar);
+        connections.spawn(async move {
+            let left = tokio::select! {
+                left = &mut serving => Some(left),
+                _ = over.wait_for(|ended| *ended) => None,
+            };
+            let left = match left {
+                Some(left) => left,
+                None => {
+                    serving.as_mut().graceful_shutdown();
+                    serving.await
+                }
+            };
+            if let Err(error) = left {
+                closed(&sidecar, &peer, &error);
+            }
+        });
     }
-    connections.close();
-    connections.wait().await;
+}
+
+/// How a peer leaves is its own affair; that it was made to leave is told.
+fn closed(sidecar: &Sidecar, peer: &Peer, error: &hyper::Error) {
+    let Some((why, problem)) = made_to_leave(error) else { return };
+    if sidecar.shed(why) {
+        let pid = match peer.shown.transport {
+            Transport::Unix { pid, .. } => pid,
+            Transport::Tcp { .. } => None,
+        };
+        tracing::warn!(peer = %peer.shown, pid, problem, "a connection was closed");
+    }
+}
+
+fn made_to_leave(error: &hyper::Error) -> Option<(Shed, String)> {
+    if error.is_timeout() {
+        return Some((Shed::Silent, "no answer to a ping".to_owned()));
+    }
+    let cause = std::error::Error::source(error)?;
+    if let Some(io) = cause.downcast_ref::<std::io::Error>() {
+        let waited = io.kind() == std::io::ErrorKind::TimedOut;
+        return waited.then(|| (Shed::Silent, io.to_string()));
+    }
+    let of_http2 = cause.downcast_ref::<h2::Error>().filter(|error| error.is_library())?;
+    let calm = of_http2.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM);
+    Some((if calm { Shed::Flood } else { Shed::Protocol }, of_http2.to_string()))
 }

@@ -25,8 +25,6 @@ use crate::{app::Sidecar, config::ListenTls, transport::movable::Movable};
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Longest handshake: a peer that does not go on gives its place back.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest file.
 const MAX_FILE: u64 = 1024 * 1024;
 /// Longest name in a client certificate that is taken.
@@ -97,15 +95,18 @@ impl Tls {
         self.files.client_ca_file.is_some()
     }
 
-    /// Makes a connection secure.
+    /// Makes a connection secure. A peer that does not go on for `patience` gives its
+    /// place back.
     ///
     /// # Errors
     /// Why not; the peer has learned it by TLS's own means.
-    pub async fn handshake(&self, socket: TcpStream) -> io::Result<Secured> {
+    pub async fn handshake(&self, socket: TcpStream, patience: Duration) -> io::Result<Secured> {
         let acceptor = TlsAcceptor::from(self.current.load_full());
-        let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(Movable::new(socket)))
+        let stream = tokio::time::timeout(patience, acceptor.accept(Movable::new(socket)))
             .await
-            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no handshake in 5 s"))??;
+            .map_err(|_| {
+            io::Error::new(io::ErrorKind::TimedOut, "it did not end in limits.handshake_timeout")
+        })??;
         let (_, session) = stream.get_ref();
         let names = session.peer_certificates().and_then(<[_]>::first).map(names);
         Ok(Secured { names: names.unwrap_or_default().into(), stream: Box::new(stream) })

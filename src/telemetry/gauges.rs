@@ -12,7 +12,10 @@ use opentelemetry::{
 };
 
 use super::{labels::TenantLabels, names};
-use crate::app::figures::{Figures, TenantFigures};
+use crate::app::{
+    figures::{Figures, TenantFigures},
+    shed::Shed,
+};
 
 /// Figures that the callbacks read: made beforehand, since they may not wait.
 pub type Latest = Arc<ArcSwap<Figures>>;
@@ -47,6 +50,7 @@ pub fn observe(meter: &Meter, latest: &Latest, tenants: &Arc<TenantLabels>) {
     gauges.whole(names::TENANTS, "Tenants with state", |of| of.tenants.len() as u64);
     gauges.whole(names::WORKERS, "Agent processes attached", |of| of.workers);
     gauges.whole(names::WATCHERS, "Watch streams open", |of| of.watchers.into());
+    gauges.whole(names::CONNECTIONS, "Connections open", |of| of.connections);
     gauges.whole(names::EVENTS_HEAD, "Last sequence of the event log", |of| of.head);
     gauges.whole(names::DRAINING, "1 while draining", |of| of.draining.into());
     gauges.whole(names::AUDIT_HEAD, "Last sequence of the audit log", |of| of.audit.sequence);
@@ -68,6 +72,16 @@ pub fn observe(meter: &Meter, latest: &Latest, tenants: &Arc<TenantLabels>) {
         .u64_observable_counter(names::CALLS_DENIED)
         .with_description("Calls that their caller may not make")
         .with_callback(move |to| to.observe(latest.load().denied, &[]))
+        .build();
+    let latest = Arc::clone(&gauges.latest);
+    meter
+        .u64_observable_counter(names::CONNECTIONS_SHED)
+        .with_description("Connections closed for the sake of the others")
+        .with_callback(move |to| {
+            for (why, count) in Shed::ALL.iter().zip(latest.load().shed) {
+                to.observe(count, &[KeyValue::new(names::CAUSE, why.name())]);
+            }
+        })
         .build();
     let latest = Arc::clone(&gauges.latest);
     meter

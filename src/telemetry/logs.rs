@@ -46,8 +46,13 @@ static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 /// answers, keys included.
 const ALWAYS: [&str; 3] = ["notify=warn", "rustify=off", "vaultrs=off"];
 
+/// Holds unless the filter says otherwise: HTTP/2 warns of each connection that
+/// floods, as often as somebody likes to flood.
+const UNLESS: &str = "h2=error";
+
 fn filter(text: &str) -> Result<EnvFilter, String> {
-    let filter = EnvFilter::try_new(text).map_err(|error| {
+    let whole = if text.trim().is_empty() { String::new() } else { format!("{UNLESS},{text}") };
+    let filter = EnvFilter::try_new(whole).map_err(|error| {
         format!("{error}; a filter is a level or TARGET=LEVEL, with commas, for example \"info,tenantd=debug\"")
     })?;
     Ok(ALWAYS

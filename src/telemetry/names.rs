@@ -91,6 +91,10 @@ pub const PROCESS_THREADS: &str = "process.thread.count";
 /// Seconds since the start.
 pub const PROCESS_UPTIME: &str = "process.uptime";
 
+/// Connections open.
+pub const CONNECTIONS: &str = "tenantd.connections";
+/// Connections closed for the sake of the others, by cause.
+pub const CONNECTIONS_SHED: &str = "tenantd.connections.shed";
 /// Calls denied to their callers.
 pub const CALLS_DENIED: &str = "tenantd.calls.denied";
 /// CPU mode: "user" or "system".
@@ -110,7 +114,7 @@ pub const TENANT: &str = "tenant";
 pub const REASON: &str = "reason";
 /// Outcome of a session.
 pub const OUTCOME: &str = "outcome";
-/// What ended it.
+/// What ended a session, or why a connection was closed.
 pub const CAUSE: &str = "cause";
 /// Breaker state.
 pub const STATE: &str = "state";

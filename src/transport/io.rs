@@ -17,7 +17,13 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use super::{AuthorityFix, crowd::Seat, movable::Movable, peer::Peer};
+use super::{
+    AuthorityFix,
+    crowd::Seat,
+    movable::Movable,
+    patience::{PREFACE, Patience, Wait},
+    peer::Peer,
+};
 use crate::app::workers::Link;
 
 /// See [`writes`].
@@ -90,6 +96,9 @@ impl Drop for Ending {
 pub struct Connection {
     socket: Socket,
     ending: Ending,
+    /// Until the preface has come in: how much of it is missing.
+    hello: Option<(usize, Wait)>,
+    stuck: Wait,
     _seat: Arc<()>,
 }
 
@@ -99,7 +108,7 @@ impl Connection {
     ///
     /// # Errors
     /// The runtime's own.
-    pub fn open(arrived: Arrived) -> io::Result<Self> {
+    pub fn open(arrived: Arrived, patience: Patience) -> io::Result<Self> {
         let Arrived { socket, ending, seat } = arrived;
         let socket = match socket {
             Accepted::Unix(socket) => {
@@ -111,7 +120,9 @@ impl Connection {
                 Socket::Tls(stream)
             }
         };
-        Ok(Self { socket, ending, _seat: seat })
+        let hello = Some((PREFACE, Wait::new(patience.hello, "no HTTP/2 preface came in")));
+        let stuck = Wait::new(patience.stuck, "the peer takes nothing of what it is sent");
+        Ok(Self { socket, ending, hello, stuck, _seat: seat })
     }
 
     /// Who is at the other end.
@@ -121,17 +132,35 @@ impl Connection {
     }
 }
 
+/// Asks the socket, whichever it is.
+macro_rules! ask {
+    ($connection:expr, $call:ident, $($argument:expr),*) => {
+        match &mut $connection.socket {
+            Socket::Unix(socket) => Pin::new(socket).$call($($argument),*),
+            Socket::Tcp(socket) => Pin::new(socket).$call($($argument),*),
+            Socket::Tls(socket) => Pin::new(socket.as_mut()).$call($($argument),*),
+        }
+    };
+}
+
 impl AsyncRead for Connection {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().socket {
-            Socket::Unix(socket) => Pin::new(socket).poll_read(cx, buf),
-            Socket::Tcp(socket) => Pin::new(socket).poll_read(cx, buf),
-            Socket::Tls(socket) => Pin::new(socket.as_mut()).poll_read(cx, buf),
+        let me = self.get_mut();
+        let before = buf.filled().len();
+        let polled = ask!(me, poll_read, cx, buf);
+        let Some((missing, wait)) = &mut me.hello else { return polled };
+        if polled.is_pending() {
+            return wait.on(cx);
         }
+        *missing = missing.saturating_sub(buf.filled().len() - before);
+        if *missing == 0 {
+            me.hello = None;
+        }
+        polled
     }
 }
 
@@ -142,26 +171,20 @@ impl AsyncWrite for Connection {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         WRITES.fetch_add(1, Ordering::Relaxed);
-        match &mut self.get_mut().socket {
-            Socket::Unix(socket) => Pin::new(socket).poll_write(cx, buf),
-            Socket::Tcp(socket) => Pin::new(socket).poll_write(cx, buf),
-            Socket::Tls(socket) => Pin::new(socket.as_mut()).poll_write(cx, buf),
-        }
+        let me = self.get_mut();
+        let polled = ask!(me, poll_write, cx, buf);
+        me.stuck.watch(polled, cx)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().socket {
-            Socket::Unix(socket) => Pin::new(socket).poll_flush(cx),
-            Socket::Tcp(socket) => Pin::new(socket).poll_flush(cx),
-            Socket::Tls(socket) => Pin::new(socket.as_mut()).poll_flush(cx),
-        }
+        let me = self.get_mut();
+        let polled = ask!(me, poll_flush, cx);
+        me.stuck.watch(polled, cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().socket {
-            Socket::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
-            Socket::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
-            Socket::Tls(socket) => Pin::new(socket.as_mut()).poll_shutdown(cx),
-        }
+        let me = self.get_mut();
+        let polled = ask!(me, poll_shutdown, cx);
+        me.stuck.watch(polled, cx)
     }
 }

@@ -48,6 +48,12 @@ impl Check<'_> {
                 1,
                 MILLION,
             ),
+            handshake_timeout: self.span(
+                raw.handshake_timeout.as_ref(),
+                base.handshake_timeout,
+                second,
+            ),
+            dead_after: self.span(raw.dead_after.as_ref(), base.dead_after, 2 * second),
             acquires_per_second: raw
                 .acquires_per_second
                 .as_ref()
