@@ -36,33 +36,44 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Answers that carry a tenant's config.
+/// Answers with parts that are encoded once and sent many times: a tenant's config, and
+/// what watchers are told.
+const SPLICED: [(&str, &[&str]); 4] = [
+    ("AcquireSessionResponse", &["SessionConfig"]),
+    ("GetSessionConfigResponse", &["SessionConfig"]),
+    // It has the two above in it.
+    ("WorkResponse", &[]),
+    ("WatchSessionsResponse", &["Event", "Session", "Tenant"]),
+];
+
+/// Of these, those that carry credentials.
 const WITH_CONFIG: [&str; 3] =
     ["AcquireSessionResponse", "GetSessionConfigResponse", "WorkResponse"];
 
-/// `SessionService` once more as it is served: the config in its answers is `bytes`,
-/// which look the same on the wire, so that what was encoded once is put in as it
-/// is. All other types are those of `wire::v1`.
+/// `SessionService` and `WatchService` once more as they are served: such a part is
+/// `bytes`, which look the same on the wire, so that what was encoded once is put in as
+/// it is. All other types are those of `wire::v1`.
 fn served(descriptors: &FileDescriptorSet, out: &Path) -> Result<(), Box<dyn Error>> {
     let mut descriptors = descriptors.clone();
     let mut prost = tonic_prost_build::Config::new();
     let mut tonic = tonic_prost_build::configure().build_client(false);
+    let spliced = |message: &str| SPLICED.iter().find(|(name, _)| *name == message);
     for file in &mut descriptors.file {
         if file.package() != "tenantd.v1" {
             continue;
         }
-        file.service.retain(|service| service.name() == "SessionService");
+        file.service.retain(|service| matches!(service.name(), "SessionService" | "WatchService"));
         let enums = file.enum_type.iter().map(|of| of.name().to_owned());
         let messages = file.message_type.iter().map(|of| of.name().to_owned());
-        for name in enums.chain(messages).filter(|name| !WITH_CONFIG.contains(&name.as_str())) {
+        for name in enums.chain(messages).filter(|name| spliced(name).is_none()) {
             tonic = tonic
                 .extern_path(format!(".tenantd.v1.{name}"), format!("crate::wire::v1::{name}"));
         }
         for message in &mut file.message_type {
+            let Some((_, parts)) = spliced(message.name()) else { continue };
             for field in &mut message.field {
-                if WITH_CONFIG.contains(&message.name.as_deref().unwrap_or_default())
-                    && field.type_name() == ".tenantd.v1.SessionConfig"
-                {
+                let kind = field.type_name().trim_start_matches(".tenantd.v1.").to_owned();
+                if parts.contains(&kind.as_str()) {
                     field.type_name = None;
                     field.set_type(Type::Bytes);
                 }

@@ -15,13 +15,14 @@ use std::{
 use tenantd::{
     app::{
         events::EventHub,
-        ports::{NoJournal, SessionStore, SharedCaps},
+        ports::{EventSink as _, NoJournal, SessionStore, SharedCaps},
     },
     domain::{
         access::{Claim, Owner},
         admission::Acquire,
+        event::{Event, Kind, Subject},
         limits::{TenantLimits, Terms},
-        session::{Outcome, Renewal, SessionId},
+        session::{AgentName, Outcome, Renewal, SessionId},
         tenant::TenantId,
         time::{Now, Timestamp},
     },
@@ -223,7 +224,74 @@ fn by_outcomes() {
     }
 }
 
+/// What an event costs whoever publishes it, beside so many followers of the log, each of
+/// whom takes all that is new when its bell rings.
+fn publish() {
+    const EVENTS: u64 = 100_000;
+    for followers in [0, 10, 100, 1_000] {
+        let kept = (10_000, 64 << 20);
+        let hub = Arc::new(EventHub::new(kept, "bench".to_owned(), 0, Arc::new(NoJournal)));
+        let stop = Arc::new(AtomicBool::new(false));
+        let following = {
+            let (hub, stop) = (Arc::clone(&hub), Arc::clone(&stop));
+            std::thread::spawn(move || {
+                let runtime =
+                    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(async {
+                    let ringing = tokio::spawn(Arc::clone(&hub).ring());
+                    let mut tasks = tokio::task::JoinSet::new();
+                    for _ in 0..followers {
+                        let (hub, mut bell) = (Arc::clone(&hub), hub.bell());
+                        tasks.spawn(async move {
+                            let mut place = 0;
+                            while place < EVENTS {
+                                let heard = bell.wait_for(|head| *head > place).await;
+                                place = *heard.unwrap();
+                                std::hint::black_box(hub.head());
+                            }
+                        });
+                    }
+                    while tasks.join_next().await.is_some() {}
+                    while !stop.load(Ordering::Acquire) {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                    ringing.abort();
+                });
+            })
+        };
+        let (tenant, agent) =
+            (TenantId::parse("acme").unwrap(), AgentName::parse("support").unwrap());
+        let now = Now { mono: Timestamp::new(Duration::from_secs(1)), wall: Duration::ZERO };
+        let mut took = Vec::new();
+        for n in 0..EVENTS {
+            let session = SessionId::parse(&format!("AJ_{n:012}")).unwrap();
+            let subject = Subject {
+                tenant: Some(tenant.clone()),
+                session: Some(session),
+                agent: Some(agent.clone()),
+                worker: None,
+            };
+            let event = vec![Event::new(now, subject, Kind::SessionActivated)];
+            let began = Instant::now();
+            hub.append(event);
+            took.push(began.elapsed().as_nanos());
+        }
+        stop.store(true, Ordering::Release);
+        following.join().unwrap();
+        // Whoever is put off its core meanwhile is not what is measured.
+        took.sort_unstable();
+        let at = |share: f64| took[((took.len() - 1) as f64 * share) as usize];
+        println!(
+            "publish beside {followers:>5} followers: median {:>5} ns, 90% {:>5} ns, 99% {:>6} ns",
+            at(0.5),
+            at(0.9),
+            at(0.99)
+        );
+    }
+}
+
 fn main() {
+    publish();
     let most = std::env::var("GROWTH_MOST").ok().and_then(|n| n.parse().ok()).unwrap_or(1_000_000);
     by_tenants();
     by_outcomes();

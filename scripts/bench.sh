@@ -9,4 +9,5 @@ cargo build --locked --release --bin tenantd
 cargo build --locked --release --manifest-path benches/load/Cargo.toml --target-dir target
 mkdir -p target/bench
 BENCH_JSON="${BENCH_JSON:-target/bench/compare.json}" target/release/tenantd-bench compare | tee target/bench/compare.txt
+BENCH_WATCHERS_JSON=target/bench/watchers.json target/release/tenantd-bench watchers | tee target/bench/watchers.txt
 benches/plot.py "${BENCH_JSON:-target/bench/compare.json}" target/bench/compare.svg

@@ -12,7 +12,8 @@ pub mod v1 {
     tonic::include_proto!("tenantd.v1");
 }
 
-/// `SessionService` as it is served: the config in its answers is encoded already.
+/// `SessionService` and `WatchService` as they are served: a config, and what watchers are
+/// told, is encoded already.
 #[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated")]
 pub mod served {
     include!(concat!(env!("OUT_DIR"), "/served/tenantd.v1.rs"));

@@ -19,11 +19,10 @@ use tenantd::{
     server::{self, Listeners},
     transport::peer::Peer,
     wire::{
-        served::session_service_server::SessionServiceServer,
-        v1::{
-            self, admin_service_server::AdminServiceServer,
-            watch_service_server::WatchServiceServer, work_response,
+        served::{
+            session_service_server::SessionServiceServer, watch_service_server::WatchServiceServer,
         },
+        v1::{self, admin_service_server::AdminServiceServer, work_response},
     },
 };
 use tonic::{Code, Status, body::Body};
@@ -155,7 +154,7 @@ async fn ask(sidecar: &std::sync::Arc<Sidecar>, name: &str, message: &[u8], raw:
                 .call(request)
                 .await
         }
-        "Watch" => layer.layer(WatchServiceServer::new(Watches(sidecar))).call(request).await,
+        "Watch" => layer.layer(WatchServiceServer::new(Watches::new(sidecar))).call(request).await,
         _ => layer.layer(AdminServiceServer::new(Admin(sidecar))).call(request).await,
     };
     let (head, mut body) = answer.expect("is infallible").into_parts();

@@ -4,7 +4,10 @@ use parking_lot::Mutex;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 
-use super::ports::{EventSink, Journal};
+use super::{
+    bells::Bells,
+    ports::{EventSink, Journal},
+};
 use crate::domain::{
     event::{Event, Kind},
     event_log::{Entry, EventLog, Gap},
@@ -87,6 +90,7 @@ pub struct EventHub {
     /// Rings each time that a quarter of what is kept is new.
     quarters: watch::Sender<u64>,
     quarter: u64,
+    bells: Bells,
     epoch: String,
     start: u64,
     journal: Arc<dyn Journal>,
@@ -107,7 +111,8 @@ impl EventHub {
         let quarter = u64::try_from(max_entries / 4).unwrap_or(u64::MAX).max(1);
         let (head, quarters) = (watch::Sender::new(head), watch::Sender::new(head / quarter));
         let start = *head.borrow();
-        Self { log, head, quarters, quarter, epoch, start, journal }
+        let bells = Bells::new(start);
+        Self { log, head, quarters, quarter, bells, epoch, start, journal }
     }
 
     /// The last sequence before this process.
@@ -138,6 +143,18 @@ impl EventHub {
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.head.subscribe()
+    }
+
+    /// For one of many followers: rings at a pace when there is something new, so that
+    /// whoever appends wakes one task and not each of them.
+    #[must_use]
+    pub fn bell(&self) -> watch::Receiver<u64> {
+        self.bells.take_one()
+    }
+
+    /// Rings the followers' bells. Runs as long as the sidecar.
+    pub async fn ring(self: Arc<Self>) {
+        self.bells.ring(self.subscribe(), |pace| self.leave(pace)).await;
     }
 
     /// The next entries after `sequence`, a bounded number of them.

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod audit;
+mod bells;
 pub mod events;
 pub mod figures;
 mod guard;

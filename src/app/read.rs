@@ -89,15 +89,33 @@ pub struct Watching {
     identity: Arc<Identity>,
 }
 
-impl Watching {
+/// What a watcher may see, as of when it was last asked.
+#[derive(Clone)]
+pub struct Sight(Arc<Identity>);
+
+impl Sight {
     /// It may see what concerns this tenant. What concerns none, the sidecar or
     /// workers of several, is for those who may see all.
     #[must_use]
     pub fn sees(&self, tenant: Option<&TenantId>) -> bool {
         match tenant {
-            Some(tenant) => self.identity.covers(tenant),
-            None => self.identity.covers_all(),
+            Some(tenant) => self.0.covers(tenant),
+            None => self.0.covers_all(),
         }
+    }
+
+    /// There is nothing that it may not see.
+    #[must_use]
+    pub fn sees_all(&self) -> bool {
+        self.0.covers_all()
+    }
+}
+
+impl Watching {
+    /// What it may see.
+    #[must_use]
+    pub fn sight(&self) -> Sight {
+        Sight(Arc::clone(&self.identity))
     }
 
     /// Asks again, after identities may have changed.

@@ -1,34 +1,46 @@
 //! One watcher: a snapshot, then every change, without a hole between them.
 //!
 //! A watcher holds a place in the log and takes what comes after it when its
-//! client is ready for more. Nothing is queued for it, so a slow one costs
-//! nothing; when the log has moved past it, it learns the gap and gets a new
-//! snapshot.
+//! client is ready for more: the stream itself looks, when it is polled. Nothing
+//! is queued for it, so a slow one costs nothing; when the log has moved past it,
+//! it learns the gap and gets a new snapshot.
+
+mod encoded;
+mod snapshot;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
 
-use tokio::sync::mpsc;
-use tokio_stream::{Stream, wrappers::ReceiverStream};
+use futures_util::{StreamExt as _, stream};
+use tokio::{runtime::Handle, sync::watch};
+use tokio_stream::Stream;
 use tonic::Status;
 
+pub use self::encoded::Encoded;
+use self::{
+    encoded::{Batch, Next},
+    snapshot::{Ahead, Part, Snapshot},
+};
 use super::{convert, status::status};
 use crate::{
-    app::{Sidecar, ports::EventSink as _, read::Watching},
-    domain::{event_log::Entry, reject::Rejection, tenant::TenantId},
-    wire::v1::{self, watch_sessions_response::Item},
+    app::{
+        Sidecar,
+        ports::EventSink as _,
+        read::{Sight, Watching},
+    },
+    domain::{
+        event_log::{Entry, Gap},
+        reject::Rejection,
+        tenant::TenantId,
+    },
+    wire::{
+        served::{WatchSessionsResponse, watch_sessions_response::Item},
+        v1,
+    },
 };
-
-/// Items on their way to one watcher: a socket's worth, not a queue.
-const IN_FLIGHT: usize = 32;
-
-/// How long a watcher that has caught up leaves the log alone. The first event after
-/// a quiet time is told at once; under load many are told with one wake-up, and
-/// leave in one write.
-const PACE: Duration = Duration::from_millis(50);
 
 /// Checked filters; an empty one matches all.
 #[derive(Debug, Default)]
@@ -52,6 +64,10 @@ impl Filter {
                 || self.kinds.contains(&i32::from(convert::event_kind(&entry.event.kind))))
     }
 
+    fn wants_all(&self) -> bool {
+        self.tenants.is_empty() && self.agents.is_empty() && self.kinds.is_empty()
+    }
+
     /// The tenants that it names.
     ///
     /// # Errors
@@ -65,167 +81,214 @@ impl Filter {
     }
 }
 
-type Answers = mpsc::Sender<Result<v1::WatchSessionsResponse, Status>>;
+type Answer = Result<WatchSessionsResponse, Status>;
 
-/// The client has gone.
-struct Gone;
+/// What goes to the client before the watcher looks again.
+enum Portion {
+    /// The events from this one on; whoever watches everything takes them as they are.
+    All(Arc<Batch>, usize),
+    /// These.
+    Some(VecDeque<Answer>),
+}
+
+impl Iterator for Portion {
+    type Item = Answer;
+
+    fn next(&mut self) -> Option<Answer> {
+        match self {
+            Self::All(batch, at) => {
+                let told = batch.told().get(*at)?;
+                *at += 1;
+                Some(answer(Item::Event(told.bytes.clone())))
+            }
+            Self::Some(answers) => answers.pop_front(),
+        }
+    }
+}
+
+const fn answer(item: Item) -> Answer {
+    Ok(WatchSessionsResponse { item: Some(item) })
+}
+
+fn one(item: Item) -> Portion {
+    Portion::Some([answer(item)].into())
+}
 
 struct Watcher {
     sidecar: Arc<Sidecar>,
-    filter: Filter,
-    answers: Answers,
+    encoded: Arc<Encoded>,
+    filter: Arc<Filter>,
     /// Everything up to here is told.
     place: u64,
-    /// Tenants whose snapshot is newer than `place`: their events up to there
-    /// are in it already.
-    ahead: HashMap<TenantId, u64>,
+    ahead: Ahead,
+    /// A snapshot that is not told whole.
+    snapshot: Option<Snapshot>,
+    /// To be told first.
+    missed: Option<(Gap, &'static str)>,
     allowed: Watching,
+    sight: Sight,
+    bell: watch::Receiver<u64>,
+    ended: watch::Receiver<bool>,
+    access: watch::Receiver<()>,
+    every: Duration,
+    background: Handle,
+    over: bool,
 }
 
-/// Serves one watcher in a task of its own, which ends with its client or the
-/// sidecar. `cursor` is a checked one: (epoch, sequence).
+/// Serves one watcher, for as long as the stream is polled. `cursor` is a checked one:
+/// (epoch, sequence). To be called in the runtime that reads snapshots.
 pub fn run(
     sidecar: Arc<Sidecar>,
+    encoded: Arc<Encoded>,
     counted: Watching,
     filter: Filter,
     cursor: Option<(String, u64)>,
-) -> impl Stream<Item = Result<v1::WatchSessionsResponse, Status>> + Send {
-    let (answers, outgoing) = mpsc::channel(IN_FLIGHT);
-    let place = sidecar.events.head();
-    let mut watcher =
-        Watcher { sidecar, filter, answers, place, ahead: HashMap::new(), allowed: counted };
-    tokio::spawn(async move {
-        let _ = watcher.serve(cursor).await;
+) -> impl Stream<Item = Answer> + Send {
+    let head = sidecar.events.head();
+    let mut watcher = Box::new(Watcher {
+        encoded,
+        filter: Arc::new(filter),
+        place: head,
+        ahead: Ahead::default(),
+        snapshot: None,
+        missed: None,
+        sight: counted.sight(),
+        allowed: counted,
+        bell: sidecar.events.bell(),
+        ended: sidecar.on_end(),
+        access: sidecar.on_access_change(),
+        every: sidecar.config().limits.heartbeat,
+        background: Handle::current(),
+        over: false,
+        sidecar,
     });
-    ReceiverStream::new(outgoing)
+    match cursor {
+        Some((epoch, sequence)) if epoch == watcher.sidecar.events.epoch() => {
+            watcher.place = sequence;
+        }
+        Some(_) => {
+            let why = "the cursor is of an earlier run of the sidecar";
+            watcher.missed = Some((Gap { from: 0, to: head }, why));
+        }
+        None => watcher.look_anew(),
+    }
+    stream::unfold(watcher, |mut watcher| async move {
+        let portion = watcher.next().await?;
+        Some((portion, watcher))
+    })
+    .flat_map(stream::iter)
 }
 
 impl Watcher {
-    async fn serve(&mut self, cursor: Option<(String, u64)>) -> Result<(), Gone> {
-        match cursor {
-            Some((epoch, sequence)) if epoch == self.sidecar.events.epoch() => {
-                self.place = sequence
-            }
-            Some(_) => {
-                self.gap(0, self.place, "the cursor is of an earlier run of the sidecar").await?;
-            }
-            None => self.snapshot().await?,
+    async fn next(&mut self) -> Option<Portion> {
+        if self.over {
+            return None;
         }
-        let every = self.sidecar.config().limits.heartbeat;
-        let mut head = self.sidecar.events.subscribe();
-        let mut ended = self.sidecar.on_end();
-        let mut access = self.sidecar.on_access_change();
+        if let Some((gap, why)) = self.missed.take() {
+            return Some(self.gap(gap, why));
+        }
+        if let Some(snapshot) = &mut self.snapshot {
+            let parts = snapshot.next().await;
+            return self.more_of_snapshot(parts);
+        }
         loop {
-            if access.has_changed().unwrap_or(false) {
-                access.borrow_and_update();
+            if self.access.has_changed().unwrap_or(false) {
+                self.access.borrow_and_update();
                 if let Err(refused) = self.allowed.look_again() {
-                    let _ = self.answers.send(Err(status(refused))).await;
-                    return Err(Gone);
+                    self.over = true;
+                    return Some(Portion::Some([Err(status(refused))].into()));
                 }
+                self.sight = self.allowed.sight();
             }
-            let before = self.place;
-            self.catch_up().await?;
-            if *ended.borrow_and_update() {
-                // What happened while it caught up, the last events included.
-                return self.catch_up().await;
-            }
-            if self.place > before {
-                tokio::select! {
-                    () = self.sidecar.events.leave(PACE) => {}
-                    _ = ended.changed() => continue,
+            // Asked before: what happened until then is told.
+            let ending = *self.ended.borrow_and_update();
+            match self.encoded.after(&self.sidecar.events, self.place) {
+                Ok(Next::Shared(batch)) => {
+                    if let Some(portion) = self.portion(batch) {
+                        return Some(portion);
+                    }
+                    continue;
+                }
+                Ok(Next::Own(batch)) => {
+                    // Who has far to go must not hold up the others of its thread.
+                    tokio::task::yield_now().await;
+                    if let Some(portion) = self.portion(batch) {
+                        return Some(portion);
+                    }
+                    continue;
+                }
+                Ok(Next::Nothing) if ending => return None,
+                Ok(Next::Nothing) => {}
+                Err(missed) => {
+                    return Some(self.gap(missed, "this watcher was slower than the log is long"));
                 }
             }
             tokio::select! {
-                moved = async { head.wait_for(|head| *head > self.place).await.is_ok() } => {
-                    if !moved {
-                        return Ok(());
+                rung = async { self.bell.wait_for(|head| *head > self.place).await.is_ok() } => {
+                    if !rung {
+                        return None;
                     }
                 }
-                () = tokio::time::sleep(every) => {
+                () = tokio::time::sleep(self.every) => {
                     let cursor = Some(self.cursor());
-                    self.send(Item::Heartbeat(v1::Heartbeat { cursor })).await?;
+                    return Some(one(Item::Heartbeat(v1::Heartbeat { cursor })));
                 }
-                () = self.answers.closed() => return Err(Gone),
-                _ = ended.changed() => {}
-                _ = access.changed() => access.mark_changed(),
+                changed = self.ended.changed() => changed.ok()?,
+                _ = self.access.changed() => self.access.mark_changed(),
             }
         }
     }
 
-    async fn catch_up(&mut self) -> Result<(), Gone> {
-        loop {
-            match self.sidecar.events.after(self.place) {
-                Ok(entries) if entries.is_empty() => return Ok(()),
-                Ok(entries) => {
-                    for entry in entries {
-                        self.tell(&entry).await?;
-                    }
-                }
-                Err(missed) => {
-                    self.gap(
-                        missed.from,
-                        missed.to,
-                        "this watcher was slower than the log is long",
-                    )
-                    .await?;
-                }
-            }
+    /// What of a batch this watcher is told.
+    fn portion(&mut self, batch: Arc<Batch>) -> Option<Portion> {
+        let from = batch.index_after(self.place);
+        self.place = batch.last();
+        let first = batch.told().get(from)?;
+        let all = self.filter.wants_all() && self.sight.sees_all();
+        if all && !self.ahead.reaches(first.entry.sequence) {
+            self.ahead.forget(self.place);
+            return Some(Portion::All(batch, from));
         }
+        let told = batch.told().iter().skip(from).filter(|told| {
+            let tenant = told.entry.event.subject.tenant.as_ref();
+            !self.ahead.has(tenant, told.entry.sequence)
+                && self.sight.sees(tenant)
+                && self.filter.wants(&told.entry)
+        });
+        let told: VecDeque<_> = told.map(|told| answer(Item::Event(told.bytes.clone()))).collect();
+        self.ahead.forget(self.place);
+        (!told.is_empty()).then_some(Portion::Some(told))
     }
 
-    async fn tell(&mut self, entry: &Entry) -> Result<(), Gone> {
-        self.place = entry.sequence;
-        let tenant = entry.event.subject.tenant.as_ref();
-        let in_snapshot = tenant
-            .and_then(|tenant| self.ahead.get(tenant))
-            .is_some_and(|as_of| entry.sequence <= *as_of);
-        if in_snapshot || !self.allowed.sees(tenant) || !self.filter.wants(entry) {
-            return Ok(());
-        }
-        self.send(Item::Event(convert::event(entry))).await
-    }
-
-    async fn gap(&mut self, from: u64, to: u64, why: &str) -> Result<(), Gone> {
-        let message = why.to_owned();
+    fn gap(&mut self, Gap { from, to }: Gap, why: &str) -> Portion {
         self.sidecar.note_gap();
-        self.send(Item::Gap(v1::Gap { from_sequence: from, to_sequence: to, message })).await?;
-        self.snapshot().await
+        self.look_anew();
+        let message = why.to_owned();
+        one(Item::Gap(v1::Gap { from_sequence: from, to_sequence: to, message }))
     }
 
-    /// Each tenant is read in one step, at its own place of the log. The
-    /// snapshot's cursor is the earliest; `ahead` keeps what a later tenant has
-    /// in it already from being told twice.
-    async fn snapshot(&mut self) -> Result<(), Gone> {
-        self.place = self.sidecar.events.head();
-        self.ahead.clear();
-        for tenant in self.sidecar.tenants_in_memory().await {
-            if !self.filter.wants_tenant(&tenant) || !self.allowed.sees(Some(&tenant)) {
-                continue;
-            }
-            let Some((report, sessions, as_of)) = self.sidecar.tenant_snapshot(&tenant).await
-            else {
-                continue;
-            };
-            self.ahead.insert(tenant, as_of);
-            self.send(Item::Tenant(convert::tenant(&report))).await?;
-            let now = self.sidecar.now();
-            for session in sessions {
-                let agent = session.agent.as_ref().map_or("", |agent| agent.as_str());
-                if self.filter.agents.is_empty() || self.filter.agents.contains(agent) {
-                    self.send(Item::Session(convert::session(&session, now))).await?;
+    fn look_anew(&mut self) {
+        let sight = self.sight.clone();
+        let snapshot = Snapshot::begin(&self.sidecar, &self.filter, sight, &self.background);
+        self.snapshot = Some(snapshot);
+    }
+
+    /// None: it was broken off, which is the end of the stream too.
+    fn more_of_snapshot(&mut self, parts: Vec<Part>) -> Option<Portion> {
+        let mut answers = VecDeque::with_capacity(parts.len());
+        for part in parts {
+            answers.push_back(answer(match part {
+                Part::Item(item) => item,
+                Part::Whole(place, ahead) => {
+                    (self.place, self.ahead, self.snapshot) = (place, ahead, None);
+                    Item::SnapshotEnd(v1::SnapshotEnd { cursor: Some(self.cursor()) })
                 }
-            }
+            }));
         }
-        let cursor = Some(self.cursor());
-        self.send(Item::SnapshotEnd(v1::SnapshotEnd { cursor })).await
+        (!answers.is_empty()).then_some(Portion::Some(answers))
     }
 
     fn cursor(&self) -> v1::Cursor {
         v1::Cursor { epoch: self.sidecar.events.epoch().to_owned(), sequence: self.place }
-    }
-
-    async fn send(&self, item: Item) -> Result<(), Gone> {
-        let answer = v1::WatchSessionsResponse { item: Some(item) };
-        self.answers.send(Ok(answer)).await.map_err(|_| Gone)
     }
 }

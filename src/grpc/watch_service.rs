@@ -8,12 +8,15 @@ use tonic::{Request, Response, Status};
 use super::{
     caller, convert,
     status::status,
-    watch::{self, Filter},
+    watch::{self, Encoded, Filter},
 };
 use crate::{
     app::{Sidecar, ports::EventSink as _},
     domain::{reject::Rejection, tenant::TenantId},
-    wire::v1::{self, watch_service_server::WatchService},
+    wire::{
+        served::{WatchSessionsResponse, watch_service_server::WatchService},
+        v1,
+    },
 };
 
 /// Most values in one filter.
@@ -22,12 +25,20 @@ const MAX_FILTER: usize = 100;
 const MAX_PAGE: usize = 1000;
 
 /// The service.
-pub struct Watches(pub Arc<Sidecar>);
+pub struct Watches(Arc<Sidecar>, Arc<Encoded>);
+
+impl Watches {
+    /// The service of one sidecar.
+    #[must_use]
+    pub fn new(sidecar: Arc<Sidecar>) -> Self {
+        Self(sidecar, Arc::default())
+    }
+}
 
 #[tonic::async_trait]
 impl WatchService for Watches {
     type WatchSessionsStream =
-        Pin<Box<dyn Stream<Item = Result<v1::WatchSessionsResponse, Status>> + Send>>;
+        Pin<Box<dyn Stream<Item = Result<WatchSessionsResponse, Status>> + Send>>;
 
     async fn watch_sessions(
         &self,
@@ -49,7 +60,7 @@ impl WatchService for Watches {
                 format_args!("is after the last event, {head}, of this epoch"),
             )));
         }
-        let items = watch::run(Arc::clone(&self.0), counted, filter, cursor);
+        let items = watch::run(Arc::clone(&self.0), Arc::clone(&self.1), counted, filter, cursor);
         Ok(Response::new(Box::pin(items)))
     }
 

@@ -53,9 +53,9 @@ use crate::{
     telemetry::{self, export::Exports, labels::TenantLabels},
     transport::crowd::Crowd,
     wire::{
-        self, FILE_DESCRIPTOR_SET,
-        served::session_service_server::SessionServiceServer,
-        v1::{admin_service_server::AdminServiceServer, watch_service_server::WatchServiceServer},
+        self, FILE_DESCRIPTOR_SET, served::session_service_server::SessionServiceServer,
+        served::watch_service_server::WatchServiceServer,
+        v1::admin_service_server::AdminServiceServer,
     },
 };
 
@@ -366,6 +366,7 @@ impl Bound {
         tasks.spawn(Arc::clone(&sources.chain).watch(told));
         tasks.spawn(Arc::clone(&sidecar).follow_sources(changes));
         tasks.spawn(Arc::clone(&sidecar).tell_workers());
+        tasks.spawn(Arc::clone(&sidecar.events).ring());
         note(&sidecar, action::START, started(&sidecar)).await;
         tasks.spawn(Arc::clone(&sidecar).record_changes());
         tasks.spawn(systemd::follow(Arc::clone(&sidecar)));
@@ -390,7 +391,7 @@ impl Bound {
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
             .add_service(
-                WatchServiceServer::new(Watches(Arc::clone(&sidecar)))
+                WatchServiceServer::new(Watches::new(Arc::clone(&sidecar)))
                     .max_decoding_message_size(max),
             )
             .add_service(

@@ -149,3 +149,88 @@ async fn a_deadline_is_for_the_answer_to_begin_and_an_open_stream_outlives_it() 
     }
     running.stop().await;
 }
+
+/// What one watcher is told of a churn, from its first item to the event `until`.
+async fn follow(
+    mut watches: v1::watch_service_client::WatchServiceClient<tonic::transport::Channel>,
+    asked: v1::WatchSessionsRequest,
+    until: u64,
+) -> (std::collections::HashSet<String>, Vec<v1::Event>) {
+    let mut stream = watches.watch_sessions(asked).await.unwrap().into_inner();
+    let (mut live, mut told) = (std::collections::HashSet::new(), Vec::new());
+    loop {
+        match next(&mut stream).await {
+            Item::Session(session) => _ = live.insert(session.session_id),
+            Item::Event(event) => {
+                let over = event.sequence >= until;
+                if event.session_id != "last" {
+                    told.push(event);
+                }
+                if over {
+                    return (live, told);
+                }
+            }
+            Item::Gap(gap) => panic!("nobody was slow: {gap:?}"),
+            // Whoever came so late that it is in the snapshot.
+            Item::SnapshotEnd(v1::SnapshotEnd { cursor: Some(at) })
+            | Item::Heartbeat(v1::Heartbeat { cursor: Some(at) })
+                if at.sequence >= until =>
+            {
+                return (live, told);
+            }
+            Item::Tenant(_) | Item::SnapshotEnd(_) | Item::Heartbeat(_) => {}
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_of_many_watchers_that_come_at_any_time_is_told_each_change_once() {
+    const SESSIONS: u64 = 1_500;
+    const WATCHERS: u64 = 90;
+    let running = start("[limits]\nheartbeat = \"1s\"\n").await;
+    let watches = running.watches().await;
+    let mut watching = tokio::task::JoinSet::new();
+    let mut sessions = running.sessions().await;
+    // Each step is one event, so that the last one's sequence is known.
+    for n in 0..SESSIONS {
+        if n % (SESSIONS / WATCHERS) == 0 {
+            let asked = v1::WatchSessionsRequest {
+                tenants: if n % 3 == 0 { vec!["globex".to_owned()] } else { vec![] },
+                ..Default::default()
+            };
+            let watches = watches.clone();
+            watching.spawn(async move {
+                let told = follow(watches, asked.clone(), 2 * SESSIONS + 1).await;
+                (asked, told)
+            });
+        }
+        let (id, tenant) = (format!("s{n}"), ["acme", "globex"][(n % 2) as usize]);
+        sessions.acquire_session(acquire(&id, tenant)).await.unwrap();
+        if n >= 20 {
+            sessions.release_session(release(&format!("s{}", n - 20))).await.unwrap();
+        }
+    }
+    for n in SESSIONS - 20..SESSIONS {
+        sessions.release_session(release(&format!("s{n}"))).await.unwrap();
+    }
+    sessions.acquire_session(acquire("last", "globex")).await.unwrap();
+    while let Some(done) = watching.join_next().await {
+        let (asked, (mut live, told)) = done.unwrap();
+        let only = !asked.tenants.is_empty();
+        assert!(told.windows(2).all(|two| two[0].sequence < two[1].sequence), "out of order");
+        if !only {
+            assert!(told.windows(2).all(|two| two[0].sequence + 1 == two[1].sequence), "a hole");
+        }
+        // The snapshot and the changes after it add up, with nothing told twice.
+        for event in told {
+            assert!(!only || event.tenant == "globex", "{event:?}");
+            match event.kind() {
+                v1::EventKind::SessionAcquired => assert!(live.insert(event.session_id), "twice"),
+                v1::EventKind::SessionEnded => assert!(live.remove(&event.session_id), "twice"),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(live.is_empty() || live == ["last".to_owned()].into(), "left: {live:?}");
+    }
+    running.stop().await;
+}

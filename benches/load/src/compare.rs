@@ -23,7 +23,7 @@ const SHAPES: [Shape; 4] = [
     Shape { connections: 64, streams: 1 },
 ];
 
-fn setting(name: &str, default: f64) -> f64 {
+pub fn setting(name: &str, default: f64) -> f64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 

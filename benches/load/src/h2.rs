@@ -104,17 +104,66 @@ fn literal(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
 }
 
+/// Begins a connection, with windows that are never full.
+pub fn greet(out: &mut Vec<u8>) {
+    out.extend_from_slice(PREFACE);
+    frame(out, SETTINGS, 0, 0, 6);
+    out.extend_from_slice(&4_u16.to_be_bytes());
+    out.extend_from_slice(&OUR_WINDOW.to_be_bytes());
+    frame(out, WINDOW_UPDATE, 0, 0, 4);
+    out.extend_from_slice(&(OUR_WINDOW - 65_535).to_be_bytes());
+}
+
+/// The first call of a connection, with one request.
+pub fn ask_stream(out: &mut Vec<u8>, path: &str, message: &[u8]) {
+    let mut block = vec![0x83, 0x86, 0x44];
+    literal(&mut block, path);
+    Grpc::common(&mut block);
+    frame(out, HEADERS, END_HEADERS, 1, block.len());
+    out.extend_from_slice(&block);
+    frame(out, DATA, END_STREAM, 1, message.len() + 5);
+    out.push(0);
+    out.extend_from_slice(&(message.len() as u32).to_be_bytes());
+    out.extend_from_slice(message);
+}
+
+/// Walks whole frames of a connection with one stream that lasts: hands its data over,
+/// answers what must be. How many bytes were used.
+pub fn frames(
+    input: &[u8],
+    out: &mut Vec<u8>,
+    mut data: impl FnMut(&[u8]),
+) -> std::io::Result<usize> {
+    let mut at = 0;
+    while let Some(head) = input.get(at..at + 9) {
+        let len = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+        let (kind, flags) = (head[3], head[4]);
+        let Some(payload) = input.get(at + 9..at + 9 + len) else { break };
+        at += 9 + len;
+        match kind {
+            DATA => data(payload),
+            HEADERS if flags & END_STREAM != 0 => {
+                return Err(std::io::Error::other("the stream ended"));
+            }
+            RST_STREAM => return Err(std::io::Error::other("the stream was reset")),
+            GOAWAY => return Err(std::io::Error::other("the server said goodbye")),
+            SETTINGS if flags & ACK == 0 => frame(out, SETTINGS, ACK, 0, 0),
+            PING if flags & ACK == 0 => {
+                frame(out, PING, ACK, 0, 8);
+                out.extend_from_slice(payload);
+            }
+            _ => {}
+        }
+    }
+    Ok(at)
+}
+
 const PATHS: [&str; 2] =
     ["/tenantd.v1.SessionService/AcquireSession", "/tenantd.v1.SessionService/ReleaseSession"];
 
 impl Grpc {
     pub fn new(messages: Messages, out: &mut Vec<u8>) -> Self {
-        out.extend_from_slice(PREFACE);
-        frame(out, SETTINGS, 0, 0, 6);
-        out.extend_from_slice(&4_u16.to_be_bytes());
-        out.extend_from_slice(&OUR_WINDOW.to_be_bytes());
-        frame(out, WINDOW_UPDATE, 0, 0, 4);
-        out.extend_from_slice(&(OUR_WINDOW - 65_535).to_be_bytes());
+        greet(out);
         let mut new = Self {
             messages,
             next_stream: 1,

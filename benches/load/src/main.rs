@@ -7,6 +7,7 @@ mod messages;
 mod noop;
 mod process;
 mod redis;
+mod watchers;
 
 #[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated")]
 pub mod v1 {
@@ -14,13 +15,14 @@ pub mod v1 {
 }
 
 const USAGE: &str =
-    "tenantd-bench compare|drive SOCKET|tcp:IP:PORT CxS unary|stream|noop PATH|noop-gathered PATH";
+    "tenantd-bench compare|watchers|drive SOCKET|tcp:IP:PORT CxS unary|stream|noop PATH|noop-gathered PATH";
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args.as_slice() {
         ["compare", rest @ ..] => compare::run(rest),
+        ["watchers"] => watchers::run(),
         ["drive", path, shape, form] => compare::drive_one(path, shape, form),
         ["noop", path] => noop::serve(path.as_ref(), false),
         ["noop-gathered", path] => noop::serve(path.as_ref(), true),
