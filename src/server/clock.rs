@@ -25,8 +25,8 @@ use crate::{
 /// The longest time between two readings that is taken for running.
 const HOLE: Duration = Duration::from_secs(1);
 
-/// The clocks. Of the holes only this process knows: times that it leaves to a
-/// successor lie earlier by them, for which leases get a new grace.
+/// The clocks. What was left out is kept with the state, so that the times of a
+/// process and of its successor lie on one line.
 #[derive(Debug, Default)]
 pub struct SystemClock {
     /// The last reading, in nanoseconds.
@@ -40,6 +40,16 @@ pub struct SystemClock {
 }
 
 impl SystemClock {
+    /// One that goes on after a process that had left so much out, in nanoseconds.
+    pub fn after(left_out: u64) -> Self {
+        Self { left_out: AtomicU64::new(left_out), ..Self::default() }
+    }
+
+    /// What was left out since the boot, in nanoseconds.
+    pub fn left_out(&self) -> u64 {
+        self.left_out.load(Ordering::Acquire)
+    }
+
     /// What decides, when the machine's clock says `raw`.
     fn running(&self, raw: u64) -> u64 {
         let is_hole = |last: u64| last != 0 && raw.saturating_sub(last) > HOLE.as_nanos() as u64;
@@ -95,5 +105,14 @@ mod tests {
         assert_eq!(clock.running(1301 * SECOND + 5), stood + 5);
         let late = clock.running(1001 * SECOND);
         assert_eq!(late, stood, "one who was stopped with an old reading does not go back");
+    }
+
+    #[test]
+    fn a_successor_goes_on_from_where_the_clock_of_the_one_before_was() {
+        let clock = SystemClock::default();
+        clock.running(1000 * SECOND);
+        let before = clock.running(1300 * SECOND);
+        let next = SystemClock::after(clock.left_out());
+        assert_eq!(next.running(1302 * SECOND), before + 2 * SECOND);
     }
 }

@@ -36,7 +36,7 @@ use crate::{
     app::{
         Parts, Sidecar,
         events::{EventHub, PACE},
-        ports::{AuditSink, Changed, Clock as _, LogFilter, Process},
+        ports::{AuditSink, Changed, LogFilter, Process},
     },
     audit,
     config::{AuditPath, Config},
@@ -226,8 +226,8 @@ pub async fn bind(config: Config, listeners: Listeners) -> anyhow::Result<Bound>
             let _ = std::fs::remove_file(path);
         }
     }
-    let clock = clock::SystemClock::default();
     let found = state::open(folder)?;
+    let clock = Arc::new(clock::SystemClock::after(found.left_out));
     let offer = match &found.folder {
         Some(folder) => {
             let goods = hand_over::Goods {
@@ -259,7 +259,7 @@ pub async fn bind(config: Config, listeners: Listeners) -> anyhow::Result<Bound>
         (limits.ended_remembered, limits.ended_remembered_for),
     ));
     let journal = Arc::clone(&found.journal);
-    let kept = found.restore(&store, &events, clock.now()).await;
+    let kept = found.restore(&store, &events, &clock).await;
     let audit = audit(&config.load(), default_audit, events.epoch());
     let sidecar = Arc::new(Sidecar::new(Parts {
         config,
@@ -270,7 +270,7 @@ pub async fn bind(config: Config, listeners: Listeners) -> anyhow::Result<Bound>
         meter: Arc::new(telemetry::AcquireTimes::new(Arc::clone(&labels))),
         log: Arc::new(Log),
         audit,
-        clock: Arc::new(clock),
+        clock,
         process: Arc::new(ThisProcess),
         journal,
         events,
@@ -374,7 +374,7 @@ impl Bound {
             tasks.spawn(vault.keep_login());
         }
         tasks.spawn(accept::bury(Arc::clone(&sidecar), closings));
-        tasks.spawn(pass_time(Arc::clone(&sidecar)));
+        tasks.spawn(pass_time(Arc::clone(&sidecar), kept.clone()));
         tasks.spawn(kept.clone().keep());
         let latest = telemetry::latest();
         tasks.spawn(telemetry::follow(Arc::clone(&sidecar), labels, Arc::clone(&latest)));
@@ -583,11 +583,12 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }
 
-async fn pass_time(sidecar: Arc<Sidecar>) {
+async fn pass_time(sidecar: Arc<Sidecar>, kept: state::Kept) {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
+        kept.keep_clock();
         sidecar.tick().await;
     }
 }

@@ -13,10 +13,11 @@ use crate::{
     app::{
         Sidecar,
         events::EventHub,
-        ports::{Journal, NoJournal, SessionStore as _, Unrecorded},
+        ports::{Clock as _, Journal, NoJournal, SessionStore as _, Unrecorded},
     },
     config,
-    domain::{record::Image, time::Now},
+    domain::record::Image,
+    server::clock::SystemClock,
     state::{self, journal::Files},
     store::memory::MemoryStore,
 };
@@ -29,6 +30,8 @@ pub struct Found {
     pub journal: Arc<dyn Journal>,
     pub epoch: String,
     pub head: u64,
+    /// Nanoseconds that the clock of the run before had left out.
+    pub left_out: u64,
     files: Option<Arc<Files>>,
     /// The directory.
     pub folder: Option<PathBuf>,
@@ -43,6 +46,7 @@ pub fn open(folder: Option<PathBuf>) -> anyhow::Result<Found> {
             journal: Arc::new(NoJournal),
             epoch: uuid::Uuid::new_v4().simple().to_string(),
             head: 0,
+            left_out: 0,
             files: None,
             folder: None,
             image: Image::default(),
@@ -60,6 +64,7 @@ pub fn open(folder: Option<PathBuf>) -> anyhow::Result<Found> {
         journal: Arc::<Files>::clone(&opened.journal),
         epoch: opened.epoch,
         head: opened.head,
+        left_out: opened.left_out,
         files: Some(opened.journal),
         folder: Some(folder),
         image: opened.image,
@@ -96,7 +101,12 @@ pub fn place(
 
 impl Found {
     /// Takes it over, before the first call, and records it in a new file.
-    pub async fn restore(self, store: &Arc<MemoryStore>, events: &Arc<EventHub>, now: Now) -> Kept {
+    pub async fn restore(
+        self,
+        store: &Arc<MemoryStore>,
+        events: &Arc<EventHub>,
+        clock: &Arc<SystemClock>,
+    ) -> Kept {
         let live = self.image.live();
         if live > 0 {
             tracing::info!(
@@ -105,8 +115,13 @@ impl Found {
                 "sessions of the run before are taken over; they wait for their workers"
             );
         }
-        store.restore(self.image, self.rebooted, now);
-        let kept = Kept { files: self.files, store: Arc::clone(store), events: Arc::clone(events) };
+        store.restore(self.image, self.rebooted, clock.now());
+        let kept = Kept {
+            files: self.files,
+            store: Arc::clone(store),
+            events: Arc::clone(events),
+            clock: Arc::clone(clock),
+        };
         kept.record_all().await;
         kept
     }
@@ -118,6 +133,7 @@ pub struct Kept {
     files: Option<Arc<Files>>,
     store: Arc<MemoryStore>,
     events: Arc<EventHub>,
+    clock: Arc<SystemClock>,
 }
 
 impl Kept {
@@ -133,6 +149,16 @@ impl Kept {
             } else {
                 sync(files).await;
             }
+        }
+    }
+
+    /// Keeps what the clock leaves out, so that the times that are recorded mean the
+    /// same to whoever starts next.
+    pub fn keep_clock(&self) {
+        if let Some(files) = &self.files {
+            // Looked at first: a hole ends at the next reading.
+            let _ = self.clock.now();
+            files.leave_out(self.clock.left_out());
         }
     }
 

@@ -52,6 +52,8 @@ struct Writer {
     /// What everything took when this file was begun.
     whole: u64,
     reserved: u64,
+    /// Nanoseconds that the clock leaves out.
+    left_out: u64,
     /// An operator's change is to be synced.
     to_sync: bool,
     problem: Option<String>,
@@ -65,7 +67,7 @@ impl Files {
     pub(super) fn new(
         folder: PathBuf,
         begin: Begin,
-        (last, reserved): (u64, u64),
+        (last, reserved, left_out): (u64, u64, u64),
         has_lost: bool,
         lock: File,
     ) -> Self {
@@ -78,6 +80,7 @@ impl Files {
             taken: 0,
             whole: 0,
             reserved,
+            left_out,
             to_sync: false,
             problem: None,
             buffer: Vec::new(),
@@ -140,6 +143,22 @@ impl Files {
         }
     }
 
+    /// From here on the clock leaves out so many nanoseconds.
+    pub fn leave_out(&self, nanos: u64) {
+        let writer = &mut *self.writer.lock();
+        if writer.left_out == nanos {
+            return;
+        }
+        writer.left_out = nanos;
+        if writer.file.is_some() {
+            writer.buffer.clear();
+            line::write(&mut writer.buffer, &Mark::LeftOut { nanos });
+            if writer.flush().is_err() {
+                self.has_problem.store(true, Ordering::Release);
+            }
+        }
+    }
+
     /// Leaves the state to the next: nothing is recorded from here on.
     pub fn leave(&self) {
         let writer = &mut *self.writer.lock();
@@ -183,6 +202,9 @@ impl Writer {
         let mut first = Vec::new();
         line::write(&mut first, &Mark::Begin(self.begin.clone()));
         line::write(&mut first, &Mark::Reserved { sequence: self.reserved });
+        if self.left_out > 0 {
+            line::write(&mut first, &Mark::LeftOut { nanos: self.left_out });
+        }
         if let Err(error) = file.write_all_at(&first, 0) {
             let _ = fs::remove_file(path);
             return Err(error);

@@ -32,6 +32,11 @@ pub enum Mark {
     Reserved {
         sequence: u64,
     },
+    /// So many nanoseconds of the machine's clock are left out of all times from
+    /// here on.
+    LeftOut {
+        nanos: u64,
+    },
     /// Everything is in this file: earlier ones are not needed.
     Complete,
     #[serde(other)]

@@ -37,6 +37,8 @@ pub struct Opened {
     pub epoch: String,
     /// Its last sequence that may have been given.
     pub head: u64,
+    /// Nanoseconds that its clock had left out.
+    pub left_out: u64,
     /// What could not be read, and where it is kept.
     pub lost: Option<String>,
 }
@@ -90,7 +92,7 @@ pub fn open(path: &Path) -> Result<Opened, Error> {
     };
     let epoch = found.epoch.unwrap_or_else(|| uuid::Uuid::new_v4().simple().to_string());
     let begin = Begin::new(epoch.clone(), boot);
-    let last = (found.last, found.reserved);
+    let last = (found.last, found.reserved, found.left_out);
     let journal = Arc::new(Files::new(path.to_owned(), begin, last, lost.is_some(), lock));
     Ok(Opened {
         journal,
@@ -98,6 +100,7 @@ pub fn open(path: &Path) -> Result<Opened, Error> {
         rebooted: found.rebooted,
         epoch,
         head: found.reserved,
+        left_out: found.left_out,
         lost,
     })
 }

@@ -21,6 +21,8 @@ pub struct Found {
     pub epoch: Option<String>,
     pub rebooted: bool,
     pub reserved: u64,
+    /// Nanoseconds that are left out of the times of this boot.
+    pub left_out: u64,
     /// The last file's number.
     pub last: u64,
 }
@@ -135,6 +137,8 @@ fn file(bytes: &[u8], boot: &str, may_end_early: bool, found: &mut Found) -> Res
                 // completed: no session was admitted before that.
                 found.rebooted |= rebooted;
                 found.epoch = Some(epoch);
+                // Said anew in each file.
+                found.left_out = 0;
             }
             Line::Mark(_) | Line::Record(_) => return Err(wrong(at, "does not begin a journal")),
         }
@@ -148,6 +152,7 @@ fn file(bytes: &[u8], boot: &str, may_end_early: bool, found: &mut Found) -> Res
         match parsed {
             Ok(Line::Record(record)) => found.image.apply(record),
             Ok(Line::Mark(Mark::Reserved { sequence })) => found.reserved = sequence,
+            Ok(Line::Mark(Mark::LeftOut { nanos })) if !rebooted => found.left_out = nanos,
             Ok(Line::Mark(_)) => {}
             // A machine that went down may have lost the end of the file: what
             // stands before it is what operators had set by then.

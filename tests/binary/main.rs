@@ -25,6 +25,7 @@ mod snapshot;
 mod stock;
 mod support;
 mod telemetry;
+mod time;
 mod top;
 mod upgrade;
 #[path = "../sources/vault_server.rs"]

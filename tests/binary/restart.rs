@@ -26,24 +26,28 @@ fn journals(running: &Running) -> Vec<PathBuf> {
     found
 }
 
-fn sessions(running: &Running) -> serde_json::Value {
+pub fn sessions(running: &Running) -> serde_json::Value {
     let listed = running.call(&["sessions", "--json"]);
     assert!(listed.status.success(), "{}", text(&listed));
     let lines = String::from_utf8(listed.stdout).unwrap();
     lines.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()).collect()
 }
 
-async fn client(running: &Running) -> SessionServiceClient<Channel> {
+pub async fn client(running: &Running) -> SessionServiceClient<Channel> {
     SessionServiceClient::new(running.channel().await)
 }
 
 /// A stream of a worker that holds one session.
-struct Stream {
+pub struct Stream {
     _to: tokio::sync::mpsc::Sender<v1::KeepAliveRequest>,
-    from: tonic::Streaming<v1::KeepAliveResponse>,
+    pub from: tonic::Streaming<v1::KeepAliveResponse>,
 }
 
-async fn hold(client: &mut SessionServiceClient<Channel>, worker: &str, session: &str) -> Stream {
+pub async fn hold(
+    client: &mut SessionServiceClient<Channel>,
+    worker: &str,
+    session: &str,
+) -> Stream {
     let (to, asked) = tokio::sync::mpsc::channel(4);
     to.send(v1::KeepAliveRequest {
         worker: worker.to_owned(),
@@ -62,7 +66,7 @@ async fn hold(client: &mut SessionServiceClient<Channel>, worker: &str, session:
     stream
 }
 
-async fn watch(
+pub async fn watch(
     running: &Running,
     cursor: Option<v1::Cursor>,
 ) -> tonic::Streaming<v1::WatchSessionsResponse> {
@@ -71,7 +75,7 @@ async fn watch(
     watches.watch_sessions(asked).await.unwrap().into_inner()
 }
 
-async fn next(stream: &mut tonic::Streaming<v1::WatchSessionsResponse>) -> Item {
+pub async fn next(stream: &mut tonic::Streaming<v1::WatchSessionsResponse>) -> Item {
     let next = tokio::time::timeout(std::time::Duration::from_secs(20), stream.message()).await;
     next.expect("in time").unwrap().unwrap().item.unwrap()
 }
