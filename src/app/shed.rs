@@ -1,4 +1,4 @@
-//! Connections that are closed for the sake of the others: counted, and told as
+//! Connections that are closed, and calls that are refused, for the sake of the others: counted, and told as
 //! often as an operator can read.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,11 +29,15 @@ pub enum Shed {
     Protocol,
     /// There was no file descriptor for it; it waits until there is.
     NoDescriptor,
+    /// Of calls: their peer has as many under way as it may.
+    CallsAtBound,
+    /// Of calls: of messages that are not whole, their peer has as much as it may.
+    PartialAtBound,
 }
 
 impl Shed {
-    /// All of them.
-    pub const ALL: [Self; 7] = [
+    /// All of them, connections' first.
+    pub const ALL: [Self; 9] = [
         Self::PeerAtBound,
         Self::ListenerAtBound,
         Self::Handshake,
@@ -41,7 +45,15 @@ impl Shed {
         Self::Flood,
         Self::Protocol,
         Self::NoDescriptor,
+        Self::CallsAtBound,
+        Self::PartialAtBound,
     ];
+
+    /// A call was refused, and no connection closed.
+    #[must_use]
+    pub const fn is_of_calls(self) -> bool {
+        matches!(self, Self::CallsAtBound | Self::PartialAtBound)
+    }
 
     /// As metrics have it.
     #[must_use]
@@ -54,6 +66,8 @@ impl Shed {
             Self::Flood => "flood",
             Self::Protocol => "protocol",
             Self::NoDescriptor => "no_descriptor",
+            Self::CallsAtBound => "calls_at_bound",
+            Self::PartialAtBound => "partial_at_bound",
         }
     }
 }

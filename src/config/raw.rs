@@ -179,6 +179,8 @@ pub struct Limits {
     pub max_connections: Option<Spanned<u32>>,
     pub max_streams: Option<Spanned<u32>>,
     pub connections_per_peer: Option<Spanned<u32>>,
+    pub calls_per_peer: Option<Spanned<u32>>,
+    pub partial_bytes: Option<Spanned<u32>>,
     pub handshake_timeout: Option<Spanned<Span>>,
     pub dead_after: Option<Spanned<Span>>,
     pub acquires_per_second: Option<Spanned<u32>>,

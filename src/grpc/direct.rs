@@ -16,14 +16,13 @@ use std::{
     time::Duration,
 };
 
-use hyper::body::Incoming;
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{body::Body, service::Routes};
 use tower::Service;
 use tracing::Instrument as _;
 
-use super::{deadline, session_service::Sessions, status};
+use super::{deadline, of_peer::Inbound, session_service::Sessions, status};
 use crate::{
     app::trace,
     wire::served::session_service_server::{SERVICE_NAME, SessionServiceServer},
@@ -83,7 +82,7 @@ impl Direct {
 
     /// What operators ask may take long (a reload, everybody's sessions): it must
     /// not hold up the agents that the same thread serves.
-    fn elsewhere(&self, request: http::Request<Incoming>) -> Answering {
+    fn elsewhere(&self, request: http::Request<Inbound>) -> Answering {
         let (mut rest, background) = (self.rest.clone(), self.background.clone());
         Box::pin(async move {
             let call = rest.call(request.map(Body::new));
@@ -95,7 +94,7 @@ impl Direct {
     }
 }
 
-impl Service<http::Request<Incoming>> for Direct {
+impl Service<http::Request<Inbound>> for Direct {
     type Response = http::Response<Body>;
     type Error = Infallible;
     type Future = Call;
@@ -105,24 +104,31 @@ impl Service<http::Request<Incoming>> for Direct {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: http::Request<Incoming>) -> Call {
+    fn call(&mut self, request: http::Request<Inbound>) -> Call {
         if !is_grpc(request.headers()) {
             let call: Answering = Box::pin(std::future::ready(Ok(status::not_grpc())));
             return Call { call, patience: None, timer: None, _counted: None };
         }
         let patience = deadline::of(request.headers());
-        let mine =
-            request.uri().path().strip_prefix('/').and_then(|p| p.strip_prefix(SERVICE_NAME));
+        let mine = method_of_agents(request.uri().path());
         // A stream of events is answered at its end, which is its client's.
         let lasts = mine == Some("/PublishEvents");
         let counted = (!lasts).then(|| self.calls.begin());
-        let call: Answering = if mine.is_some_and(|method| method.starts_with('/')) {
-            self.sessions.call(request)
-        } else {
-            self.elsewhere(request)
-        };
+        let call: Answering =
+            if mine.is_some() { self.sessions.call(request) } else { self.elsewhere(request) };
         Call { call, patience, timer: None, _counted: counted }
     }
+}
+
+/// "/Method", where the path is one of the agents' service.
+fn method_of_agents(path: &str) -> Option<&str> {
+    let method = path.strip_prefix('/')?.strip_prefix(SERVICE_NAME)?;
+    method.starts_with('/').then_some(method)
+}
+
+/// The call is an agent's.
+pub(super) fn is_of_agents(path: &str) -> bool {
+    method_of_agents(path).is_some()
 }
 
 /// What a web page has its reader's browser send, with his client certificate, is of
@@ -153,34 +159,5 @@ impl Future for Call {
         let Some(patience) = me.patience else { return Poll::Pending };
         let timer = me.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
         timer.as_mut().poll(context).map(|()| Ok(status::timed_out().into_http()))
-    }
-}
-
-/// The services, and who is at the other end of one connection.
-#[derive(Clone)]
-pub struct OfPeer<S> {
-    inner: S,
-    peer: Arc<crate::transport::peer::Peer>,
-}
-
-impl<S> OfPeer<S> {
-    /// `inner`, called by `peer`.
-    pub const fn new(inner: S, peer: Arc<crate::transport::peer::Peer>) -> Self {
-        Self { inner, peer }
-    }
-}
-
-impl<S> hyper::service::Service<http::Request<Incoming>> for OfPeer<S>
-where
-    S: Service<http::Request<Incoming>> + Clone,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
-
-    fn call(&self, mut request: http::Request<Incoming>) -> S::Future {
-        request.extensions_mut().insert(Arc::clone(&self.peer));
-        // Services here are handles, and always ready.
-        self.inner.clone().call(request)
     }
 }

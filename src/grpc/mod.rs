@@ -6,6 +6,7 @@ pub mod convert;
 mod deadline;
 pub mod direct;
 pub mod keep_alive;
+pub mod of_peer;
 pub mod session_service;
 pub mod status;
 pub mod watch;

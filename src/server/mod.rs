@@ -51,7 +51,7 @@ use crate::{
     source::{self, Sources, file::FileSource},
     store::memory::MemoryStore,
     telemetry::{self, export::Exports, labels::TenantLabels},
-    transport::crowd::Crowd,
+    transport::{account::Share, crowd::Crowd},
     wire::{
         self, FILE_DESCRIPTOR_SET, served::session_service_server::SessionServiceServer,
         served::watch_service_server::WatchServiceServer,
@@ -69,6 +69,9 @@ const QUIET_LOOKS: u32 = 3;
 const QUIET_EVERY: Duration = Duration::from_millis(10);
 /// And where another sidecar waits to serve in this one's place.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Calls other than agents' that one peer may have under way: their answers are large.
+const OPERATORS_CALLS: u32 = 500;
 
 /// Changes of sources that wait to be brought to their tenants.
 const CHANGES: usize = 4096;
@@ -420,15 +423,20 @@ impl Bound {
             crowd,
             stop: stop.subscribe(),
         };
+        let share = Share {
+            calls: limits.calls_per_peer,
+            operators: OPERATORS_CALLS,
+            partial: limits.partial_bytes,
+        };
         let mut accepting = JoinSet::new();
         let socket = unix.map(|(listener, place)| {
-            let crowd = Crowd::of_processes(limits.connections_per_peer);
+            let crowd = Crowd::of_processes(limits.connections_per_peer, share);
             accepting.spawn(accept(crowd).unix(listener));
             place
         });
         if let Some(listener) = tcp {
             let loopback = listener.local_addr().is_ok_and(|at| at.ip().is_loopback());
-            let crowd = Crowd::of_addresses(limits.connections_per_peer, most, loopback);
+            let crowd = Crowd::of_addresses(limits.connections_per_peer, most, loopback, share);
             match tls {
                 Some(tls) => {
                     tasks.spawn(Arc::clone(&tls).follow(Arc::clone(&sidecar)));

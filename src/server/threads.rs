@@ -16,8 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::{
     app::{Sidecar, shed::Shed},
     config::Limits,
-    domain::access::Transport,
-    grpc::direct::{Direct, OfPeer},
+    grpc::{direct::Direct, of_peer::OfPeer},
     telemetry::rpc::Traced,
     transport::{
         io::{Accepted, Arrived, Connection, Ending},
@@ -184,7 +183,9 @@ impl Serve {
     fn take(&self, arrived: Arrived, connections: &TaskTracker, over: &watch::Receiver<bool>) {
         let Ok(connection) = Connection::open(arrived, self.patience) else { return };
         let peer = Arc::new(connection.peer().clone());
-        let calls = OfPeer::new(self.stack.clone(), Arc::clone(&peer));
+        let account = Arc::clone(connection.account());
+        let (stack, sidecar) = (self.stack.clone(), Arc::clone(&self.sidecar));
+        let calls = OfPeer::new(stack, sidecar, Arc::clone(&peer), account);
         let serving = self.builder.serve_connection(TokioIo::new(connection), calls);
         let (mut serving, mut over) = (Box::pin(serving), over.clone());
         let sidecar = Arc::clone(&self.sidecar);
@@ -211,11 +212,7 @@ impl Serve {
 fn closed(sidecar: &Sidecar, peer: &Peer, error: &hyper::Error) {
     let Some((why, problem)) = made_to_leave(error) else { return };
     if sidecar.shed(why) {
-        let pid = match peer.shown.transport {
-            Transport::Unix { pid, .. } => pid,
-            Transport::Tcp { .. } => None,
-        };
-        tracing::warn!(peer = %peer.shown, pid, problem, "a connection was closed");
+        tracing::warn!(peer = %peer.shown, pid = peer.pid(), problem, "a connection was closed");
     }
 }
 

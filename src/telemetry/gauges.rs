@@ -73,16 +73,8 @@ pub fn observe(meter: &Meter, latest: &Latest, tenants: &Arc<TenantLabels>) {
         .with_description("Calls that their caller may not make")
         .with_callback(move |to| to.observe(latest.load().denied, &[]))
         .build();
-    let latest = Arc::clone(&gauges.latest);
-    meter
-        .u64_observable_counter(names::CONNECTIONS_SHED)
-        .with_description("Connections closed for the sake of the others")
-        .with_callback(move |to| {
-            for (why, count) in Shed::ALL.iter().zip(latest.load().shed) {
-                to.observe(count, &[KeyValue::new(names::CAUSE, why.name())]);
-            }
-        })
-        .build();
+    gauges.shed(names::CONNECTIONS_SHED, "Connections closed for the sake of the others", false);
+    gauges.shed(names::CALLS_SHED, "Calls refused for the sake of the others", true);
     let latest = Arc::clone(&gauges.latest);
     meter
         .u64_observable_counter(names::WATCH_GAPS)
@@ -111,6 +103,22 @@ impl Gauges<'_> {
             .u64_observable_gauge(name)
             .with_description(about)
             .with_callback(move |to| to.observe(read(&latest.load()), &[]))
+            .build();
+    }
+
+    /// What was closed or refused for the sake of the others, by cause.
+    fn shed(&self, name: &'static str, about: &'static str, of_calls: bool) {
+        let latest = Arc::clone(&self.latest);
+        let observe = move |to: &dyn AsyncInstrument<u64>| {
+            let counts = Shed::ALL.into_iter().zip(latest.load().shed);
+            for (why, count) in counts.filter(|(why, _)| why.is_of_calls() == of_calls) {
+                to.observe(count, &[KeyValue::new(names::CAUSE, why.name())]);
+            }
+        };
+        self.meter
+            .u64_observable_counter(name)
+            .with_description(about)
+            .with_callback(observe)
             .build();
     }
 

@@ -95,6 +95,8 @@ pub const PROCESS_UPTIME: &str = "process.uptime";
 pub const CONNECTIONS: &str = "tenantd.connections";
 /// Connections closed for the sake of the others, by cause.
 pub const CONNECTIONS_SHED: &str = "tenantd.connections.shed";
+/// Calls refused for the sake of the others, by cause.
+pub const CALLS_SHED: &str = "tenantd.calls.shed";
 /// Calls denied to their callers.
 pub const CALLS_DENIED: &str = "tenantd.calls.denied";
 /// CPU mode: "user" or "system".

@@ -1,5 +1,5 @@
-//! How many connections each peer has: a process or an address that opens them
-//! without end must not take the places of all others.
+//! How many connections each peer has, and what it has under way over them: a process
+//! or an address that opens them without end must not take the places of all others.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -8,6 +8,8 @@ use std::{
 };
 
 use parking_lot::Mutex;
+
+use super::account::{Account, Share};
 
 /// Whose connections are counted together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -46,35 +48,51 @@ impl std::fmt::Display for Whose {
     }
 }
 
+/// One peer's connections, and its account for as long as it has some.
+struct Present {
+    connections: u32,
+    account: Arc<Account>,
+}
+
 /// Of one listener.
 #[derive(Clone)]
 pub struct Crowd {
-    counts: Arc<Mutex<HashMap<Whose, u32>>>,
+    present: Arc<Mutex<HashMap<Whose, Present>>>,
     each: u32,
     loopback: u32,
+    share: Share,
 }
 
 /// One connection's place, until it is dropped.
 pub struct Seat {
-    counts: Arc<Mutex<HashMap<Whose, u32>>>,
+    present: Arc<Mutex<HashMap<Whose, Present>>>,
     whose: Option<Whose>,
+    account: Arc<Account>,
+}
+
+impl Seat {
+    /// What its peer has under way.
+    #[must_use]
+    pub const fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
 }
 
 impl Crowd {
     /// Peers on the unix socket: at most `each`.
     #[must_use]
-    pub fn of_processes(each: u32) -> Self {
-        Self { counts: Arc::default(), each, loopback: each }
+    pub fn of_processes(each: u32, share: Share) -> Self {
+        Self { present: Arc::default(), each, loopback: each, share }
     }
 
     /// Peers on TCP: at most `each`, and never all of the listener's places; but
     /// those of this machine, where nobody else can come in.
     #[must_use]
-    pub fn of_addresses(each: u32, places: usize, only_loopback: bool) -> Self {
+    pub fn of_addresses(each: u32, places: usize, only_loopback: bool, share: Share) -> Self {
         let places = u32::try_from(places).unwrap_or(u32::MAX);
         let most = (places - places / 4).min(places.saturating_sub(1)).max(1);
         let loopback = if only_loopback { places } else { most };
-        Self { counts: Arc::default(), each: each.min(most), loopback }
+        Self { present: Arc::default(), each: each.min(most), loopback, share }
     }
 
     /// How many it may have.
@@ -90,25 +108,32 @@ impl Crowd {
     /// is not counted.
     #[must_use]
     pub fn enter(&self, whose: Option<Whose>) -> Option<Seat> {
-        if let Some(whose) = whose {
-            let mut counts = self.counts.lock();
-            let count = counts.entry(whose).or_insert(0);
-            if *count >= self.most(whose) {
-                return None;
+        let account = match whose {
+            None => Account::new(self.share),
+            Some(whose) => {
+                let mut all = self.present.lock();
+                let present = all.entry(whose).or_insert_with(|| Present {
+                    connections: 0,
+                    account: Account::new(self.share),
+                });
+                if present.connections >= self.most(whose) {
+                    return None;
+                }
+                present.connections += 1;
+                Arc::clone(&present.account)
             }
-            *count += 1;
-        }
-        Some(Seat { counts: Arc::clone(&self.counts), whose })
+        };
+        Some(Seat { present: Arc::clone(&self.present), whose, account })
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
         let Some(whose) = self.whose else { return };
-        if let Entry::Occupied(mut count) = self.counts.lock().entry(whose) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
+        if let Entry::Occupied(mut present) = self.present.lock().entry(whose) {
+            present.get_mut().connections -= 1;
+            if present.get().connections == 0 {
+                present.remove();
             }
         }
     }
@@ -118,9 +143,11 @@ impl Drop for Seat {
 mod tests {
     use super::*;
 
+    const SHARE: Share = Share { calls: 1, operators: 1, partial: 1 };
+
     #[test]
     fn one_process_cannot_take_anothers_place() {
-        let crowd = Crowd::of_processes(2);
+        let crowd = Crowd::of_processes(2, SHARE);
         let of = |pid| crowd.enter(Some(Whose::Process(pid)));
         let seats = (of(1).unwrap(), of(1).unwrap());
         assert!(of(1).is_none());
@@ -128,18 +155,18 @@ mod tests {
         drop(seats);
         assert!(of(1).is_some());
         drop(other);
-        assert!(crowd.counts.lock().is_empty(), "who has none is forgotten");
+        assert!(crowd.present.lock().is_empty(), "who has none is forgotten");
     }
 
     #[test]
     fn no_address_can_take_all_places() {
         let at = |text: &str| Whose::at(text.parse().unwrap());
         for (places, most) in [(1, 1), (2, 1), (3, 2), (4, 3), (8, 6), (10_000, 7500)] {
-            let crowd = Crowd::of_addresses(1_000_000, places, false);
+            let crowd = Crowd::of_addresses(1_000_000, places, false, SHARE);
             assert_eq!(crowd.most(at("192.0.2.1")), most, "{places}");
             assert_eq!(crowd.most(at("127.0.0.1")), most, "{places}");
         }
-        let crowd = Crowd::of_addresses(1000, 10_000, true);
+        let crowd = Crowd::of_addresses(1000, 10_000, true, SHARE);
         assert_eq!(crowd.most(at("127.0.0.1")), 10_000, "nobody else can come in");
         assert_eq!(crowd.most(at("192.0.2.1")), 1000);
     }

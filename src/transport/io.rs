@@ -19,6 +19,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::{
     AuthorityFix,
+    account::Account,
     crowd::Seat,
     movable::Movable,
     patience::{PREFACE, Patience, Wait},
@@ -67,7 +68,7 @@ pub struct Ending {
     peer: Peer,
     closed: mpsc::UnboundedSender<Link>,
     /// Its place among the most connections, and among its peer's.
-    _place: (OwnedSemaphorePermit, Seat),
+    place: (OwnedSemaphorePermit, Seat),
 }
 
 impl Ending {
@@ -78,7 +79,7 @@ impl Ending {
         closed: mpsc::UnboundedSender<Link>,
         place: (OwnedSemaphorePermit, Seat),
     ) -> Self {
-        Self { peer, closed, _place: place }
+        Self { peer, closed, place }
     }
 }
 
@@ -123,6 +124,12 @@ impl Connection {
         let hello = Some((PREFACE, Wait::new(patience.hello, "no HTTP/2 preface came in")));
         let stuck = Wait::new(patience.stuck, "the peer takes nothing of what it is sent");
         Ok(Self { socket, ending, hello, stuck, _seat: seat })
+    }
+
+    /// What its peer has under way.
+    #[must_use]
+    pub const fn account(&self) -> &Arc<Account> {
+        self.ending.place.1.account()
     }
 
     /// Who is at the other end.

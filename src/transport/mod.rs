@@ -1,4 +1,5 @@
 //! What lies between an accepted socket and the gRPC server.
+pub mod account;
 pub mod authority;
 pub mod crowd;
 pub mod farewell;

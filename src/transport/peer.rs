@@ -47,6 +47,15 @@ impl Peer {
         peer
     }
 
+    /// Its process, where the kernel says so.
+    #[must_use]
+    pub const fn pid(&self) -> Option<i32> {
+        match self.shown.transport {
+            Transport::Unix { pid, .. } => pid,
+            Transport::Tcp { .. } => None,
+        }
+    }
+
     /// As the use cases know it, with the token of this call.
     #[must_use]
     pub fn caller(&self, token: Option<TokenHash>) -> Caller {

@@ -65,11 +65,12 @@ fn an_unsafe_start_is_refused_with_the_settings_that_make_it_safe() {
     let by_name = format!("{tls}{identity}uris=['spiffe://x/a']\n");
     let by_token = format!("{identity}tokens=['{token}']\n");
     let missing = format!("{tls}{by_token}");
+    let none = "# the defaults\n";
     let cases = [
-        ("", "0.0.0.0:1", "it needs TLS, listen.tls with cert_file and key_file"),
-        ("", "[::]:1", "it needs TLS"),
-        ("", "192.0.2.1:7443", "it needs TLS"),
-        ("", "https://127.0.0.1:1", "needs listen.tls with cert_file and key_file"),
+        (none, "0.0.0.0:1", "it needs TLS, listen.tls with cert_file and key_file"),
+        (none, "[::]:1", "it needs TLS"),
+        (none, "192.0.2.1:7443", "it needs TLS"),
+        (none, "https://127.0.0.1:1", "needs listen.tls with cert_file and key_file"),
         (&by_token, "0.0.0.0:1", "it needs TLS"),
         (tls, "0.0.0.0:1", "it needs [[identities]] with tokens"),
         (&by_user, "0.0.0.0:1", "it needs [[identities]] with tokens"),
@@ -232,7 +233,7 @@ fn another_user_is_refused_even_when_the_mode_lets_him_in() {
     }
     let running = Start::default().run();
     let binary = running.dir.path().join("tenantd");
-    fs::copy(env!("CARGO_BIN_EXE_tenantd"), &binary).unwrap();
+    crate::support::copy(std::path::Path::new(env!("CARGO_BIN_EXE_tenantd")), &binary);
     fs::set_permissions(running.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     fs::set_permissions(running.socket(), fs::Permissions::from_mode(0o666)).unwrap();
     for arguments in [&["tenants"][..], &["snapshot"], &["suspend", "acme"], &["watch"]] {

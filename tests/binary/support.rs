@@ -44,6 +44,12 @@ pub fn private(path: &Path, text: &str) {
     fs::rename(new, path).unwrap();
 }
 
+/// Copies a program by another process: one of this process's children, started
+/// meanwhile, would hold the copy open for writing, and it could not be run.
+pub fn copy(from: &Path, to: &Path) {
+    assert!(Command::new("cp").args([from, to]).status().unwrap().success());
+}
+
 impl Start<'_> {
     /// Runs it and waits until it says that it is ready.
     pub fn run(self) -> Running {
@@ -59,7 +65,7 @@ impl Start<'_> {
             Some(user) => {
                 // It need not be able to reach the build's folder.
                 let own = dir.path().join("tenantd");
-                fs::copy(binary, &own).unwrap();
+                copy(&binary, &own);
                 for path in [dir.path(), &config] {
                     std::os::unix::fs::chown(path, Some(user), Some(user)).unwrap();
                 }

@@ -48,6 +48,18 @@ impl Check<'_> {
                 1,
                 MILLION,
             ),
+            calls_per_peer: self.count(
+                raw.calls_per_peer.as_ref(),
+                base.calls_per_peer,
+                1,
+                MILLION,
+            ),
+            partial_bytes: size(self.count(
+                raw.partial_bytes.as_ref(),
+                of(base.partial_bytes),
+                64 * 1024,
+                2048 * MIB - 1,
+            )),
             handshake_timeout: self.span(
                 raw.handshake_timeout.as_ref(),
                 base.handshake_timeout,

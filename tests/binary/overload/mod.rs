@@ -3,6 +3,7 @@
 mod http2;
 mod peers;
 mod rates;
+mod readers;
 
 mod wire;
 
@@ -99,11 +100,16 @@ fn shed(metrics: SocketAddr, cause: &str) -> u64 {
     figure(metrics, &format!("tenantd_connections_shed_total{{cause=\"{cause}\"}}"))
 }
 
+/// Calls that were shed, by cause.
+fn calls_shed(metrics: SocketAddr, cause: &str) -> u64 {
+    figure(metrics, &format!("tenantd_calls_shed_total{{cause=\"{cause}\"}}"))
+}
+
 /// One figure that it tells.
 fn figure(metrics: SocketAddr, name: &str) -> u64 {
     let text = scraped(metrics);
     let mut values = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    let value: f64 = values.next().unwrap_or_else(|| panic!("no {name}: {text}")).parse().unwrap();
+    let value: f64 = values.next().unwrap_or_else(|| panic!("no {name}")).parse().unwrap();
     value as u64
 }
 

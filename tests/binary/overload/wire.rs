@@ -8,10 +8,12 @@ use std::{
     time::Duration,
 };
 
+pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
 pub const RESET: u8 = 3;
 pub const SETTINGS: u8 = 4;
 pub const GOAWAY: u8 = 7;
+pub const WINDOW_UPDATE: u8 = 8;
 pub const CONTINUATION: u8 = 9;
 
 pub const END_STREAM: u8 = 1;
@@ -60,6 +62,13 @@ pub fn call(path: &str) -> Vec<u8> {
         header("te", "trailers"),
     ]
     .concat()
+}
+
+/// One message as gRPC frames it.
+pub fn message(of: &impl prost::Message) -> Vec<u8> {
+    let bytes = of.encode_to_vec();
+    let length = u32::try_from(bytes.len()).unwrap().to_be_bytes();
+    [&[0], &length[..], &bytes].concat()
 }
 
 pub trait Stream: Read + Write + Send {
@@ -122,13 +131,18 @@ impl Peer {
 
     /// The next frame: its kind, stream and payload. None: the connection is closed.
     pub fn next(&mut self) -> Option<(u8, u32, Vec<u8>)> {
+        self.frame().map(|(kind, _, stream, payload)| (kind, stream, payload))
+    }
+
+    /// As [`Self::next`], with its flags.
+    pub fn frame(&mut self) -> Option<(u8, u8, u32, Vec<u8>)> {
         let mut head = [0; 9];
         self.exact(&mut head)?;
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
         let stream = u32::from_be_bytes(head[5..].try_into().unwrap());
         let mut payload = vec![0; length as usize];
         self.exact(&mut payload)?;
-        Some((head[3], stream, payload))
+        Some((head[3], head[4], stream, payload))
     }
 
     fn exact(&mut self, buf: &mut [u8]) -> Option<()> {
