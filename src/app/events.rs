@@ -162,7 +162,13 @@ impl EventHub {
     /// # Errors
     /// The range that is no longer held.
     pub fn after(&self, sequence: u64) -> Result<Vec<Arc<Entry>>, Gap> {
-        self.log.lock().kept.after(sequence, BATCH)
+        let entries = self.log.lock().kept.after(sequence, BATCH)?;
+        if !entries.is_empty() {
+            // Before anybody is told. What could not be recorded is told all the
+            // same: it has happened.
+            self.journal.settle();
+        }
+        Ok(entries)
     }
 
     /// To be awaited by a reader that took so many entries: see [`PACE`].

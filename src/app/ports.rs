@@ -49,12 +49,20 @@ pub struct Unrecorded;
 
 /// Where it is recorded what outlives the process.
 pub trait Journal: Send + Sync {
-    /// Records what one step changed, before anybody is told of it. Called under
-    /// the lock of the tenant that it is about: must not wait for a disk.
+    /// Records what one step changed. Called under the lock of the tenant that it
+    /// is about: must not wait for a disk. Nobody may be told of the step before
+    /// [`Self::settle`].
     ///
     /// # Errors
     /// When it may not outlive the process.
     fn record(&self, records: &[record::Record]) -> Result<(), Unrecorded>;
+    /// What was recorded outlives the process from here on: called before anything
+    /// is told, so that steps that are told together are written together. Gives how
+    /// often that failed so far: who was about to tell and finds the number raised
+    /// must not.
+    fn settle(&self) -> u64;
+    /// The session was granted and the record of it failed to settle: nobody was told.
+    fn is_doubtful(&self, session: &SessionId) -> bool;
     /// Sequences of events up to this one may be given: after a restart later
     /// ones are.
     fn reserve(&self, sequence: u64);
@@ -70,6 +78,14 @@ pub struct NoJournal;
 impl Journal for NoJournal {
     fn record(&self, _: &[record::Record]) -> Result<(), Unrecorded> {
         Ok(())
+    }
+
+    fn settle(&self) -> u64 {
+        0
+    }
+
+    fn is_doubtful(&self, _: &SessionId) -> bool {
+        false
     }
 
     fn reserve(&self, _: u64) {}

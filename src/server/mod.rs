@@ -409,7 +409,8 @@ impl Bound {
         let calls = Calls::default();
         let stack = observed.layer(Direct::new(sessions, rest, Handle::current(), calls.clone()));
         let (stop, leave) = (watch::Sender::new(false), watch::Sender::new(false));
-        let threads = threads::start(&sidecar, &stack, &limits, &leave.subscribe())?;
+        let threads =
+            threads::start(&sidecar, &stack, &limits, &kept.batched(), &leave.subscribe())?;
         let most = places(limits.max_connections, &unix, &tcp);
         let accept = |crowd| accept::Accept {
             sidecar: Arc::clone(&sidecar),

@@ -205,6 +205,18 @@ impl Kept {
         }
     }
 
+    /// For those who tell and settle it first: steps may be recorded together from
+    /// here on.
+    pub fn batched(&self) -> Arc<dyn Journal> {
+        match &self.files {
+            Some(files) => {
+                files.batch();
+                Arc::<Files>::clone(files)
+            }
+            None => Arc::new(NoJournal),
+        }
+    }
+
     /// No more events come: leaves the state to whoever starts next.
     pub fn leave(&self) {
         self.events.close();

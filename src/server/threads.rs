@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    app::{Sidecar, shed::Shed},
+    app::{Sidecar, ports::Journal, shed::Shed},
     config::Limits,
     grpc::{direct::Direct, of_peer::OfPeer},
     telemetry::rpc::Traced,
@@ -81,6 +81,7 @@ pub fn start(
     sidecar: &Arc<Sidecar>,
     stack: &Stack,
     limits: &Limits,
+    journal: &Arc<dyn Journal>,
     ended: &watch::Receiver<bool>,
 ) -> anyhow::Result<Threads> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -110,6 +111,7 @@ pub fn start(
             patience,
             sidecar: Arc::clone(sidecar),
             stack: stack.clone(),
+            journal: Arc::clone(journal),
         };
         let serving = of.serve(arrivals, ended.clone());
         let mut stopped = stop.subscribe();
@@ -155,6 +157,7 @@ struct Serve {
     patience: Patience,
     sidecar: Arc<Sidecar>,
     stack: Stack,
+    journal: Arc<dyn Journal>,
 }
 
 impl Serve {
@@ -181,7 +184,10 @@ impl Serve {
     }
 
     fn take(&self, arrived: Arrived, connections: &TaskTracker, over: &watch::Receiver<bool>) {
-        let Ok(connection) = Connection::open(arrived, self.patience) else { return };
+        let Ok(connection) = Connection::open(arrived, self.patience, Arc::clone(&self.journal))
+        else {
+            return;
+        };
         let peer = Arc::new(connection.peer().clone());
         let account = Arc::clone(connection.account());
         let (stack, sidecar) = (self.stack.clone(), Arc::clone(&self.sidecar));

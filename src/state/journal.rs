@@ -1,6 +1,12 @@
-//! Writes the journal. One write a step, into the page cache, under the lock of
-//! the tenant that it is about: when it has returned the kernel has it, whatever
-//! becomes of this process.
+//! Writes the journal, into the page cache: when a write has returned the kernel has
+//! it, whatever becomes of this process.
+//!
+//! A step is recorded under the lock of the tenant that it is about, and written
+//! before anybody is told of it: at the latest by `settle`, which whoever tells calls
+//! first. Until then the records of several steps may wait to be written together,
+//! but only where the space for them is taken already, so that a full disk is met by
+//! the step itself, which is then refused. What else may fail (a disk that breaks)
+//! fails with nobody told: connections end, and clients ask again.
 //!
 //! A file is begun anew when it has grown: everything is recorded into the new one
 //! while steps go on, each of them recorded there as well, and then the old one is
@@ -8,22 +14,23 @@
 //! same, wherever that was cut off.
 
 use std::{
+    collections::HashSet,
     fs::{self, File},
     io,
     os::unix::fs::{FileExt as _, OpenOptionsExt as _},
     path::PathBuf,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use parking_lot::Mutex;
 
 use super::{
-    line::{self, Begin, Mark},
+    line::{self, Begin, Line, Mark},
     read,
 };
 use crate::{
     app::ports::{Journal, Unrecorded},
-    domain::record::Record,
+    domain::{record::Record, session::SessionId},
 };
 
 /// A file is begun anew when it has grown by this and twice what everything took.
@@ -31,12 +38,28 @@ const GROWTH: u64 = 2 << 20;
 /// Disk space that is taken beforehand, so that others who fill the disk do not
 /// stop this.
 const AHEAD: u64 = 2 * GROWTH;
+/// Most that waits to be written together.
+const MOST_WAITING: usize = 64 << 10;
+
+/// See [`writes`].
+static WRITES: AtomicU64 = AtomicU64::new(0);
+
+/// Writes of records since the process began: `tests/gates` holds them to what they
+/// are by call.
+#[must_use]
+pub fn writes() -> u64 {
+    WRITES.load(Ordering::Relaxed)
+}
 
 /// The files.
 pub struct Files {
     writer: Mutex<Writer>,
     /// As the writer's problem: read by each acquire.
     has_problem: AtomicBool,
+    /// Something waits to be written: read by each write on a connection.
+    waits: AtomicBool,
+    /// How often what waited could not be written.
+    failures: AtomicU64,
     has_lost: bool,
 }
 
@@ -57,7 +80,12 @@ struct Writer {
     /// An operator's change is to be synced.
     to_sync: bool,
     problem: Option<String>,
+    /// What is to be written next.
     buffer: Vec<u8>,
+    /// Records may wait: whoever tells calls `settle`.
+    batches: bool,
+    /// Granted by records that could not be written after they had waited.
+    doubtful: HashSet<SessionId>,
     /// Held until it is left.
     lock: Option<File>,
 }
@@ -84,9 +112,47 @@ impl Files {
             to_sync: false,
             problem: None,
             buffer: Vec::new(),
+            batches: false,
+            doubtful: HashSet::new(),
             lock: Some(lock),
         };
-        Self { writer: Mutex::new(writer), has_problem: AtomicBool::new(false), has_lost }
+        Self {
+            writer: Mutex::new(writer),
+            has_problem: AtomicBool::new(false),
+            waits: AtomicBool::new(false),
+            failures: AtomicU64::new(0),
+            has_lost,
+        }
+    }
+
+    /// From here on records may wait for [`Journal::settle`].
+    pub fn batch(&self) {
+        self.writer.lock().batches = true;
+    }
+
+    /// Writes what waits.
+    fn write_waiting(&self, writer: &mut Writer) -> Result<(), Unrecorded> {
+        self.waits.store(false, Ordering::Release);
+        if writer.buffer.is_empty() {
+            return Ok(());
+        }
+        let granted = std::mem::take(&mut writer.buffer);
+        let written = writer.write(&granted);
+        if written.is_err() {
+            writer.doubtful.extend(sessions(&granted));
+            self.has_problem.store(true, Ordering::Release);
+            self.failures.fetch_add(1, Ordering::AcqRel);
+        }
+        writer.keep_room(granted);
+        written
+    }
+
+    /// Writes one line about the file itself, behind what waits.
+    fn mark(&self, writer: &mut Writer, mark: &Mark) -> Result<(), Unrecorded> {
+        self.write_waiting(writer)?;
+        let mut line = Vec::new();
+        line::write(&mut line, mark);
+        writer.write(&line).inspect_err(|_| self.has_problem.store(true, Ordering::Release))
     }
 
     /// It is time to begin a file anew.
@@ -102,6 +168,8 @@ impl Files {
     /// When it cannot be written. The one before goes on, where there is one.
     pub fn begin(&self) -> io::Result<()> {
         let writer = &mut *self.writer.lock();
+        // Into the file that it belongs to; a failure has been told.
+        let _ = self.write_waiting(writer);
         writer.begin_file().inspect_err(|error| {
             if writer.file.is_none() {
                 writer.fail(error);
@@ -116,10 +184,9 @@ impl Files {
     /// When it cannot be written.
     pub fn complete(&self) -> Result<(), Unrecorded> {
         let writer = &mut *self.writer.lock();
-        writer.buffer.clear();
-        line::write(&mut writer.buffer, &Mark::Complete);
-        writer.flush().inspect_err(|_| self.has_problem.store(true, Ordering::Release))?;
+        self.mark(writer, &Mark::Complete)?;
         writer.whole = writer.size;
+        writer.doubtful.clear();
         if let Some(problem) = writer.problem.take() {
             tracing::info!(problem, "the state can be written again; all of it is recorded");
         }
@@ -151,17 +218,14 @@ impl Files {
         }
         writer.left_out = nanos;
         if writer.file.is_some() {
-            writer.buffer.clear();
-            line::write(&mut writer.buffer, &Mark::LeftOut { nanos });
-            if writer.flush().is_err() {
-                self.has_problem.store(true, Ordering::Release);
-            }
+            let _ = self.mark(writer, &Mark::LeftOut { nanos });
         }
     }
 
     /// Leaves the state to the next: nothing is recorded from here on.
     pub fn leave(&self) {
         let writer = &mut *self.writer.lock();
+        let _ = self.write_waiting(writer);
         writer.file = None;
         writer.problem = Some("it is another sidecar's by now".to_owned());
         self.has_problem.store(true, Ordering::Release);
@@ -216,11 +280,30 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes the buffer at the end. What is cut short is taken back.
-    fn flush(&mut self) -> Result<(), Unrecorded> {
-        let Some(file) = &mut self.file else { return Err(Unrecorded) };
+    /// What is in the buffer can be written later: there is room for it, also by
+    /// what the process is allowed.
+    fn may_wait(&self) -> bool {
+        use rustix::process::{Resource, getrlimit};
         let end = self.size + self.buffer.len() as u64;
-        match file.write_all_at(&self.buffer, self.size) {
+        self.batches
+            && self.buffer.len() <= MOST_WAITING
+            && self.taken != u64::MAX
+            && end <= self.taken
+            && getrlimit(Resource::Fsize).current.is_none_or(|most| end <= most)
+    }
+
+    /// Gives the buffer back, emptied.
+    fn keep_room(&mut self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        self.buffer = buffer;
+    }
+
+    /// Writes at the end. What is cut short is taken back.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Unrecorded> {
+        let Some(file) = &mut self.file else { return Err(Unrecorded) };
+        let end = self.size + bytes.len() as u64;
+        WRITES.fetch_add(1, Ordering::Relaxed);
+        match file.write_all_at(bytes, self.size) {
             Ok(()) => {
                 self.size = end;
                 if self.taken.saturating_sub(end) < GROWTH / 2 {
@@ -263,23 +346,43 @@ impl Journal for Files {
         if writer.file.is_none() {
             return Err(Unrecorded);
         }
-        writer.buffer.clear();
+        let waiting = writer.buffer.len();
+        let mut at_once = false;
         for record in records {
             line::write(&mut writer.buffer, record);
-            writer.to_sync |= matches!(record, Record::Switches { .. });
+            // Rare, and to be synced.
+            at_once |= matches!(record, Record::Switches { .. });
         }
-        writer.flush().inspect_err(|_| self.has_problem.store(true, Ordering::Release))
+        writer.to_sync |= at_once;
+        if !at_once && writer.may_wait() {
+            self.waits.store(true, Ordering::Release);
+            return Ok(());
+        }
+        // By itself, so that a failure is this step's alone.
+        let own = writer.buffer.split_off(waiting);
+        self.write_waiting(writer)?;
+        let written = writer.write(&own);
+        writer.keep_room(own);
+        written.inspect_err(|_| self.has_problem.store(true, Ordering::Release))
+    }
+
+    fn settle(&self) -> u64 {
+        if self.waits.load(Ordering::Acquire) {
+            let writer = &mut *self.writer.lock();
+            let _ = self.write_waiting(writer);
+        }
+        self.failures.load(Ordering::Acquire)
+    }
+
+    fn is_doubtful(&self, session: &SessionId) -> bool {
+        self.writer.lock().doubtful.contains(session)
     }
 
     fn reserve(&self, sequence: u64) {
         let writer = &mut *self.writer.lock();
         writer.reserved = sequence;
         if writer.file.is_some() {
-            writer.buffer.clear();
-            line::write(&mut writer.buffer, &Mark::Reserved { sequence });
-            if writer.flush().is_err() {
-                self.has_problem.store(true, Ordering::Release);
-            }
+            let _ = self.mark(writer, &Mark::Reserved { sequence });
         }
     }
 
@@ -292,5 +395,128 @@ impl Journal for Files {
 
     fn has_lost(&self) -> bool {
         self.has_lost
+    }
+}
+
+/// The sessions that lines grant.
+fn sessions(lines: &[u8]) -> impl Iterator<Item = SessionId> {
+    lines.split(|byte| *byte == b'\n').filter_map(|line| match line::read(line) {
+        Ok(Line::Record(Record::Lease(lease))) => Some(lease.session.id),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, sync::Arc};
+
+    use super::*;
+    use crate::state;
+
+    /// A session's record, as `tests/binary/restart.rs` has them made.
+    fn lease(id: &str) -> Record {
+        let time = serde_json::json!({ "mono": 1_000_000_000, "wall": 1_000_000_000 });
+        let session = serde_json::json!({
+            "id": id, "tenant": "acme", "agent": null, "worker": null, "state": "active",
+            "acquired": time, "deadline": 60_000_000_000_u64, "ttl": 60_000_000_000_u64,
+            "probe": false, "failed": false,
+        });
+        let ticket = serde_json::json!({ "period": 0, "probe": false });
+        let lease = serde_json::json!({ "is": "lease", "session": session, "ticket": ticket });
+        serde_json::from_value(lease).unwrap()
+    }
+
+    fn id(text: &str) -> SessionId {
+        SessionId::parse(text).unwrap()
+    }
+
+    fn begun(folder: &Path) -> Arc<Files> {
+        let files = state::open(folder).unwrap().journal;
+        files.begin().unwrap();
+        files.complete().unwrap();
+        files
+    }
+
+    fn written(folder: &Path) -> usize {
+        let (_, path) = read::files(folder).unwrap().pop().unwrap();
+        fs::read(path).unwrap().split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count()
+    }
+
+    #[test]
+    fn steps_wait_for_each_other_until_somebody_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = begun(folder.path());
+        let before = written(folder.path());
+        files.record(&[lease("at-once")]).unwrap();
+        assert_eq!(written(folder.path()), before + 1, "nobody has said that he settles");
+        files.batch();
+        files.record(&[lease("a")]).unwrap();
+        files.record(&[lease("b")]).unwrap();
+        assert_eq!(written(folder.path()), before + 1);
+        assert_eq!(files.settle(), 0);
+        assert_eq!(written(folder.path()), before + 3);
+        // What is not told is forgotten by a kill, and nothing else.
+        files.record(&[lease("untold")]).unwrap();
+        drop(files);
+        let found = state::open(folder.path()).unwrap().image;
+        assert_eq!(found.live(), 3);
+    }
+
+    #[test]
+    fn what_waits_stands_before_what_comes_later_and_stays_in_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = begun(folder.path());
+        files.batch();
+        files.record(&[lease("a")]).unwrap();
+        files.reserve(4096);
+        files.record(&[lease("b")]).unwrap();
+        files.begin().unwrap();
+        files.record(&[lease("c")]).unwrap();
+        files.leave();
+        drop(files);
+        let found = state::open(folder.path()).unwrap();
+        assert_eq!((found.image.live(), found.head, found.lost), (3, 4096, None));
+    }
+
+    #[test]
+    fn no_more_waits_than_there_is_room_taken_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = begun(folder.path());
+        files.batch();
+        let before = written(folder.path());
+        for number in 0..1000 {
+            files.record(&[lease(&format!("s-{number}"))]).unwrap();
+            assert!(files.writer.lock().buffer.len() <= MOST_WAITING);
+        }
+        assert!(written(folder.path()) > before);
+        // A step for which there is none is written, or refused, by itself.
+        let size = files.writer.lock().size;
+        files.settle();
+        files.writer.lock().taken = size;
+        let before = written(folder.path());
+        files.record(&[lease("last")]).unwrap();
+        assert_eq!(written(folder.path()), before + 1);
+    }
+
+    #[test]
+    fn when_what_waited_cannot_be_written_nobody_is_told_and_its_sessions_stay_in_doubt() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = begun(folder.path());
+        files.batch();
+        files.record(&[lease("told")]).unwrap();
+        assert_eq!(files.settle(), 0);
+        files.record(&[lease("lost")]).unwrap();
+        let (_, path) = read::files(folder.path()).unwrap().pop().unwrap();
+        // As a disk that breaks: its file takes no more.
+        files.writer.lock().file = Some(File::open(path).unwrap());
+        assert_eq!(files.settle(), 1, "whoever was about to tell sees it");
+        assert!(files.problem().is_some());
+        assert!(files.is_doubtful(&id("lost")) && !files.is_doubtful(&id("told")));
+        files.record(&[lease("next")]).unwrap_err();
+        assert_eq!(files.settle(), 1, "once for each failure");
+        files.begin().unwrap();
+        files.record(&[lease("lost")]).unwrap();
+        files.complete().unwrap();
+        assert!(files.problem().is_none() && !files.is_doubtful(&id("lost")));
     }
 }

@@ -505,8 +505,8 @@ impl SessionStore for MemoryStore {
                         Rejection::session_conflict().of(tenant)
                     });
                 }
-                if live.is_none()
-                    && let Some(problem) = self.journal.problem()
+                if let Some(problem) = self.journal.problem()
+                    && (live.is_none() || self.journal.is_doubtful(&request.session))
                 {
                     return Err(unrecorded(&problem).of(tenant));
                 }

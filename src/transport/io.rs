@@ -25,7 +25,7 @@ use super::{
     patience::{PREFACE, Patience, Wait},
     peer::Peer,
 };
-use crate::app::workers::Link;
+use crate::app::{ports::Journal, workers::Link};
 
 /// See [`writes`].
 static WRITES: AtomicU64 = AtomicU64::new(0);
@@ -94,9 +94,15 @@ impl Drop for Ending {
 ///
 /// It does not claim vectored writes, and must not: h2 would write each frame of
 /// 256 bytes or more by itself instead of gathering what is ready.
+///
+/// Before each write the journal settles: no answer leaves whose step a restart would
+/// forget, and steps that are answered together are recorded by one write.
 pub struct Connection {
     socket: Socket,
     ending: Ending,
+    journal: Arc<dyn Journal>,
+    /// Of the journal, when this connection began.
+    failures: u64,
     /// Until the preface has come in: how much of it is missing.
     hello: Option<(usize, Wait)>,
     stuck: Wait,
@@ -109,7 +115,11 @@ impl Connection {
     ///
     /// # Errors
     /// The runtime's own.
-    pub fn open(arrived: Arrived, patience: Patience) -> io::Result<Self> {
+    pub fn open(
+        arrived: Arrived,
+        patience: Patience,
+        journal: Arc<dyn Journal>,
+    ) -> io::Result<Self> {
         let Arrived { socket, ending, seat } = arrived;
         let socket = match socket {
             Accepted::Unix(socket) => {
@@ -123,7 +133,18 @@ impl Connection {
         };
         let hello = Some((PREFACE, Wait::new(patience.hello, "no HTTP/2 preface came in")));
         let stuck = Wait::new(patience.stuck, "the peer takes nothing of what it is sent");
-        Ok(Self { socket, ending, hello, stuck, _seat: seat })
+        let failures = journal.settle();
+        Ok(Self { socket, ending, journal, failures, hello, stuck, _seat: seat })
+    }
+
+    /// An answer that may be among what is to be written could not be recorded: the
+    /// connection ends instead, and its client asks again.
+    fn settled(&self) -> io::Result<()> {
+        if self.journal.settle() == self.failures {
+            Ok(())
+        } else {
+            Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the state cannot be written"))
+        }
     }
 
     /// What its peer has under way.
@@ -177,8 +198,9 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        WRITES.fetch_add(1, Ordering::Relaxed);
         let me = self.get_mut();
+        me.settled()?;
+        WRITES.fetch_add(1, Ordering::Relaxed);
         let polled = ask!(me, poll_write, cx, buf);
         me.stuck.watch(polled, cx)
     }

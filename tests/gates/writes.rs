@@ -1,4 +1,4 @@
-//! Answers that are ready together leave in one write.
+//! Answers that are ready together leave in one write, and are recorded by one.
 
 use std::path::Path;
 
@@ -7,6 +7,7 @@ use hyper_util::rt::TokioIo;
 use tenantd::{
     config::Config,
     server::{self, Listeners, Stop},
+    state::journal,
     transport::io::writes,
     wire::v1::session_service_client::SessionServiceClient,
 };
@@ -43,7 +44,8 @@ async fn round(
     }
 }
 
-async fn writes_per_call(connections: usize, streams: usize) -> f64 {
+/// Of the connections, and of the journal.
+async fn writes_per_call(connections: usize, streams: usize) -> (f64, f64) {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("s.sock");
     let listeners = Listeners { unix: Some(socket.clone()), ..Listeners::default() };
@@ -60,16 +62,17 @@ async fn writes_per_call(connections: usize, streams: usize) -> f64 {
     for _ in 0..connections {
         sessions.push(SessionServiceClient::new(connect(&socket).await));
     }
-    let mut before = 0;
+    let mut before = (0, 0);
     for number in 0..WARM_UP + ROUNDS {
         if number == WARM_UP {
-            before = writes();
+            before = (writes(), journal::writes());
         }
         round(&sessions, streams, number, true).await;
         round(&sessions, streams, number, false).await;
     }
     let calls = (2 * ROUNDS * connections * streams) as f64;
-    let found = (writes() - before) as f64 / calls;
+    let by_call = |now: u64, before: u64| (now - before) as f64 / calls;
+    let found = (by_call(writes(), before.0), by_call(journal::writes(), before.1));
     drop((sessions, force));
     served.await.unwrap().unwrap();
     found
@@ -85,14 +88,16 @@ async fn connect(socket: &Path) -> Channel {
 }
 
 #[tokio::test]
-async fn answers_that_are_ready_together_leave_in_one_write() {
+async fn answers_that_are_ready_together_leave_in_one_write_and_are_recorded_by_one() {
     for (connections, streams, most) in [(1, 32, 0.10), (8, 4, 0.35), (64, 1, 1.05)] {
-        let found = writes_per_call(connections, streams).await;
-        eprintln!("{connections}x{streams}: {found:.3} writes per call");
-        assert!(
-            found <= most,
-            "{connections}x{streams}: {found:.3} writes per call, at most {most}"
-        );
-        assert!(found > 0.0, "nothing was counted");
+        let (sent, recorded) = writes_per_call(connections, streams).await;
+        eprintln!("{connections}x{streams}: {sent:.3} writes per call, {recorded:.3} records");
+        for (what, found) in [("writes", sent), ("writes of records", recorded)] {
+            assert!(
+                found <= most,
+                "{connections}x{streams}: {found:.3} {what} per call, at most {most}"
+            );
+            assert!(found > 0.0, "no {what} were counted");
+        }
     }
 }

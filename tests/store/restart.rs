@@ -4,12 +4,13 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use proptest::prelude::*;
 use tenantd::{
-    app::ports::{Change, EventSink, Journal, SessionStore},
+    app::ports::{Change, EventSink, Journal, SessionStore, Unrecorded},
     domain::{
         access::{Claim, Owner, TokenHash},
         event::{Actor, Kind},
+        record::Record,
         reject::Reason,
-        session::{EndCause, Outcome, Renewal},
+        session::{EndCause, Outcome, Renewal, SessionId},
         time::Now,
     },
     state,
@@ -317,4 +318,56 @@ async fn files_begun_anew_under_churn_forget_no_session_and_revive_none() {
             assert_eq!(n % 5, 0, "{id} had ended");
         }
     }
+}
+
+/// Of which the last write failed, with the grant of `doubtful` in it.
+struct Broken {
+    doubtful: SessionId,
+}
+
+impl Journal for Broken {
+    fn record(&self, _: &[Record]) -> Result<(), Unrecorded> {
+        Ok(())
+    }
+
+    fn settle(&self) -> u64 {
+        1
+    }
+
+    fn is_doubtful(&self, session: &SessionId) -> bool {
+        *session == self.doubtful
+    }
+
+    fn reserve(&self, _: u64) {}
+
+    fn problem(&self) -> Option<String> {
+        Some("input/output error".to_owned())
+    }
+
+    fn has_lost(&self) -> bool {
+        false
+    }
+}
+
+#[tokio::test]
+async fn a_grant_that_nobody_wrote_down_is_not_told_to_a_retry_either() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut bench = bench(folder.path()).await;
+    for id in ["told", "lost"] {
+        bench.acquire(&Ask::new("a", id)).await.unwrap();
+    }
+    restart_broken(&mut bench, folder.path(), "lost");
+    let refused = bench.acquire(&Ask::new("a", "lost")).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::Undecided);
+    bench.acquire(&Ask::new("a", "told")).await.unwrap();
+}
+
+/// The same sessions, on a journal that is broken.
+fn restart_broken(bench: &mut Bench, folder: &Path, doubtful: &str) {
+    bench.store = super::memory(bench.log.clone());
+    let image = state::open(folder).unwrap().image;
+    let journal = Arc::new(Broken { doubtful: session(doubtful) });
+    let store = MemoryStore::new(bench.log.clone(), journal, (100, Duration::from_secs(100)));
+    store.restore(image, false, bench.now);
+    bench.store = Arc::new(store);
 }
