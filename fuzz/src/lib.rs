@@ -8,12 +8,13 @@ pub mod calls;
 pub mod config;
 pub mod entry;
 pub mod logs;
+pub mod state;
 
 /// One target: any bytes in, panics where a promise is broken.
 pub type Check = fn(&[u8]);
 
 /// Every target by its name, which is also the name of its folder of seeds.
-pub const TARGETS: [(&str, Check); 7] = [
+pub const TARGETS: [(&str, Check); 8] = [
     ("bind", bind::check),
     ("config", config::check),
     ("entry", entry::check),
@@ -21,6 +22,7 @@ pub const TARGETS: [(&str, Check); 7] = [
     ("calls", calls::check),
     ("answers", answers::check),
     ("logs", logs::check),
+    ("state", state::check),
 ];
 
 /// Begins every secret that the checks hand in.

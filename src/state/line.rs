@@ -10,6 +10,7 @@ pub const FORMAT: u32 = 1;
 
 /// The first line of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names say it")]
 pub struct Begin {
     pub format: u32,
     pub epoch: String,
@@ -18,6 +19,8 @@ pub struct Begin {
 }
 
 impl Begin {
+    /// As this version writes it.
+    #[must_use]
     pub fn new(epoch: String, boot: String) -> Self {
         Self { format: FORMAT, epoch, boot, version: env!("CARGO_PKG_VERSION").to_owned() }
     }
@@ -26,6 +29,7 @@ impl Begin {
 /// Lines about the file itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "snake_case")]
+#[allow(missing_docs, reason = "the names say it")]
 pub enum Mark {
     Begin(Begin),
     /// Sequences of events up to this one may have been given.
@@ -45,6 +49,7 @@ pub enum Mark {
 
 /// Either kind of line.
 #[derive(Debug, PartialEq)]
+#[allow(missing_docs, reason = "the names say it")]
 pub enum Line {
     Mark(Mark),
     Record(Record),
@@ -68,6 +73,9 @@ pub fn write<T: Serialize>(to: &mut Vec<u8>, line: &T) {
 }
 
 /// Reads one line, without its end.
+///
+/// # Errors
+/// What is wrong with it.
 pub fn read(line: &[u8]) -> Result<Line, &'static str> {
     let (sum, json) = line.split_at_checked(9).ok_or("is cut short")?;
     let sum = std::str::from_utf8(sum)

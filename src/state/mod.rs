@@ -8,8 +8,8 @@
 //! synced, in the background.
 
 pub mod journal;
-mod line;
-mod read;
+pub mod line;
+pub mod read;
 
 use std::{
     fs::{self, File, TryLockError},

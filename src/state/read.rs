@@ -15,11 +15,13 @@ const NAME: &str = "journal.";
 const STALE: &str = ".stale";
 
 /// What earlier processes left.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
+#[allow(missing_docs, reason = "the names say it")]
 pub struct Found {
     pub image: Image,
     pub epoch: Option<String>,
     pub rebooted: bool,
+    /// Sequences of events up to this one may have been given.
     pub reserved: u64,
     /// Nanoseconds that are left out of the times of this boot.
     pub left_out: u64,
@@ -27,8 +29,25 @@ pub struct Found {
     pub last: u64,
 }
 
+/// A file as it was read.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Text {
+    pub number: u64,
+    pub name: String,
+    pub bytes: Vec<u8>,
+}
+
+impl Text {
+    /// It does not have all in it that happened, as its name says.
+    fn is_stale(&self) -> bool {
+        self.name.ends_with(STALE)
+    }
+}
+
 /// Why there is nothing to be had.
 #[derive(Debug)]
+#[allow(missing_docs, reason = "the names say it")]
 pub enum Error {
     Io(io::Error),
     Unreadable(String),
@@ -84,21 +103,29 @@ pub fn all(folder: &Path, boot: &str) -> Result<Found, Error> {
         }
         let bytes = fs::read(&path)?;
         let complete = is_complete(&bytes);
-        texts.push((number, name, bytes));
+        texts.push(Text { number, name, bytes });
         if complete {
             // What stands in earlier ones may be over.
             break;
         }
     }
+    texts.reverse();
+    together(&texts, boot).map_err(Error::Unreadable)
+}
+
+/// What files amount to that follow each other, in the boot of this id.
+///
+/// # Errors
+/// Which one is not what it was written as, and where.
+pub fn together(texts: &[Text], boot: &str) -> Result<Found, String> {
     let mut found = Found::default();
-    let mut stale = false;
-    while let Some((number, name, bytes)) = texts.pop() {
-        found.last = number;
-        stale = name.ends_with(STALE);
-        file(&bytes, boot, texts.is_empty() || stale, &mut found)
-            .map_err(|problem| Error::Unreadable(format!("{name}: {problem}")))?;
+    for (at, text) in texts.iter().enumerate() {
+        found.last = text.number;
+        let may_end_early = at + 1 == texts.len() || text.is_stale();
+        file(&text.bytes, boot, may_end_early, &mut found)
+            .map_err(|problem| format!("{}: {problem}", text.name))?;
     }
-    if found.rebooted || stale {
+    if found.rebooted || texts.last().is_some_and(Text::is_stale) {
         // Later sequences may have been given than are known of.
         (found.epoch, found.reserved) = (None, 0);
     }

@@ -9,7 +9,7 @@ mod seeds;
 use std::{fs, panic, path::PathBuf};
 
 /// Words that the parsers give a meaning to, and secrets that must not come out.
-const WORDS: [&str; 24] = [
+const WORDS: [&str; 30] = [
     "tenant",
     "\"tenant\":",
     "\u{1f}",
@@ -33,6 +33,12 @@ const WORDS: [&str; 24] = [
     "\u{1b}[31m",
     "\u{202e}",
     "__",
+    "\n\u{1e}\n",
+    "\n\u{1f}\n",
+    "18446744073709551615",
+    "{\"is\":\"complete\"}",
+    "half_open",
+    "grace",
     "=",
 ];
 
@@ -91,9 +97,12 @@ fn mutated(seeds: &[Vec<u8>], dice: &mut Dice) -> Vec<u8> {
 /// Plays a target; an input that breaks it is kept, to become a seed.
 fn play(target: &str, mutations: usize) {
     let seeds = seeds_of(target);
+    // More of them, where somebody wants it: FUZZ_TIMES=100.
+    let times = std::env::var("FUZZ_TIMES").map_or(1, |times| times.parse().unwrap());
+    let mutations = mutations * times;
     let mut dice = Dice(0x9E37_79B9_7F4A_7C15);
     let grown = (0..mutations).map(|_| mutated(&seeds, &mut dice));
-    for input in seeds.iter().cloned().chain(grown.collect::<Vec<_>>()) {
+    for input in seeds.iter().cloned().chain(grown) {
         let broke = panic::catch_unwind(|| checks::check(target, &input)).is_err();
         if broke {
             let kept = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("broke-{target}"));
@@ -136,6 +145,11 @@ fn any_answer_of_a_source_ends_its_question_without_a_secret() {
 #[test]
 fn any_log_is_filtered_as_a_naive_reader_does() {
     play("logs", 6000);
+}
+
+#[test]
+fn any_state_files_are_taken_over_whole_or_refused_and_damage_is_said() {
+    play("state", 4000);
 }
 
 #[test]
