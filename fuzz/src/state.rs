@@ -173,6 +173,14 @@ impl Journal for Kept {
         None
     }
 
+    fn settle(&self) -> u64 {
+        0
+    }
+
+    fn is_doubtful(&self, _: &SessionId) -> bool {
+        false
+    }
+
     fn has_lost(&self) -> bool {
         false
     }
