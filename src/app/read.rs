@@ -222,7 +222,7 @@ impl Sidecar {
             if details {
                 let config = self.known_config(&tenant);
                 let (view, version) = (snapshot.view, snapshot.version);
-                report.tenants.push(TenantReport { view, config, version });
+                report.tenants.push(self.reported(view, config, version));
             }
         }
         // The parts are read one by one; the whole must not contradict them.
@@ -288,12 +288,24 @@ impl Sidecar {
         self.show(tenant).await
     }
 
+    /// With what holds for all tenants where its own config says nothing.
+    fn reported(
+        &self,
+        mut view: View,
+        config: Option<Arc<TenantConfig>>,
+        version: String,
+    ) -> TenantReport {
+        let of_all = self.config().limits.acquires_per_second;
+        view.max_acquires_per_second = view.max_acquires_per_second.or(of_all);
+        TenantReport { view, config, version }
+    }
+
     /// As [`Self::tenant`], for one who was let in.
     pub(super) async fn show(&self, tenant: &TenantId) -> Result<TenantReport, Rejection> {
         let now = self.now();
         if let Some(snapshot) = self.store.snapshot(tenant, now).await {
             let config = self.known_config(tenant);
-            return Ok(TenantReport { view: snapshot.view, config, version: snapshot.version });
+            return Ok(self.reported(snapshot.view, config, snapshot.version));
         }
         // One without state may never have been asked about.
         let found = self
@@ -305,7 +317,7 @@ impl Sidecar {
             Some(config) => {
                 let view = TenantState::new(tenant.clone(), config.limits, now).view(now);
                 let version = self.known_terms(tenant).told();
-                Ok(TenantReport { view, config: Some(config), version })
+                Ok(self.reported(view, Some(config), version))
             }
             None => Err(Rejection::new(
                 Reason::TenantUnknown,
@@ -335,7 +347,7 @@ impl Sidecar {
     ) -> Option<(TenantReport, Vec<Session>, u64)> {
         let snapshot = self.store.snapshot(tenant, self.now()).await?;
         let config = self.known_config(tenant);
-        let report = TenantReport { view: snapshot.view, config, version: snapshot.version };
+        let report = self.reported(snapshot.view, config, snapshot.version);
         Some((report, snapshot.sessions, snapshot.as_of))
     }
 

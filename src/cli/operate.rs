@@ -366,6 +366,7 @@ pub fn tenant_json(tenant: &v1::Tenant) -> Value {
         "pending_sessions": tenant.pending_sessions,
         "cap": tenant.cap,
         "cap_overridden": tenant.cap_overridden,
+        "max_acquires_per_second": tenant.max_acquires_per_second,
         "suspended": tenant.suspension.is_some(),
         "suspended_by": tenant.suspension.as_ref().map(|by| &by.actor),
         "suspended_note": tenant.suspension.as_ref().map(|by| &by.note),

@@ -181,6 +181,7 @@ impl raw::File {
     pub(super) fn default_keys(&self) -> Vec<String> {
         let all = raw::Tenant {
             cap: self.defaults.cap.clone(),
+            acquires_per_second: self.defaults.acquires_per_second.clone(),
             labels: self.defaults.labels.clone(),
             breaker: self.defaults.breaker.clone(),
             lease: self.lease.clone(),
@@ -198,6 +199,7 @@ impl raw::Tenant {
         providers.extend(self.providers);
         Self {
             cap: self.cap.or(below.cap),
+            acquires_per_second: self.acquires_per_second.or(below.acquires_per_second),
             labels,
             breaker: self.breaker.over(below.breaker),
             lease: self.lease.over(below.lease),
@@ -209,6 +211,9 @@ impl raw::Tenant {
         let mut keys = Vec::new();
         if self.cap.is_some() {
             keys.push("cap".to_owned());
+        }
+        if self.acquires_per_second.is_some() {
+            keys.push("acquires_per_second".to_owned());
         }
         self.breaker.given("breaker", &mut keys);
         self.lease.given("lease", &mut keys);
@@ -238,6 +243,7 @@ mod tests {
         let file = entry(json!({ "cap": 2, "breaker": { "probes": 1 } })).unwrap();
         let database = entry(json!({
             "cap": 9,
+            "acquires_per_second": 50,
             "labels": { "plan": "gold" },
             "breaker": { "probes": 7, "min_samples": 3 },
             "providers": { "llm": { "provider": "openai", "credential": "env:K" } },
@@ -246,10 +252,17 @@ mod tests {
         let whole = file.over(&database);
         assert_eq!(
             whole.keys(),
-            ["cap", "breaker.min_samples", "breaker.probes", "labels.plan", "providers.llm"]
+            [
+                "cap",
+                "acquires_per_second",
+                "breaker.min_samples",
+                "breaker.probes",
+                "labels.plan",
+                "providers.llm"
+            ]
         );
         let config = whole.complete(&Config::builtin().base).unwrap();
-        assert_eq!(config.limits.cap, Some(2));
+        assert_eq!((config.limits.cap, config.limits.acquires_per_second), (Some(2), Some(50)));
         let breaker = config.limits.breaker;
         assert_eq!((breaker.probes, breaker.min_samples), (1, 3));
         assert!(config.known && config.providers.contains_key("llm"));
@@ -261,6 +274,10 @@ mod tests {
             (json!({ "capp": 1 }), "capp: unknown key, did you mean cap?"),
             (json!({ "cap": "sk-canary" }), "cap: must be a whole number"),
             (json!({ "cap": 0 }), "cap: must be 1 to 1000000, got 0"),
+            (
+                json!({ "acquires_per_second": 0 }),
+                "acquires_per_second: must be 1 to 1000000, got 0",
+            ),
             (json!("sk-canary"), "must be an object"),
             (json!(["sk-canary"]), "must be an object"),
             (

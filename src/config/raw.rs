@@ -318,6 +318,8 @@ pub enum SourceKind {
 pub struct Defaults {
     /// Most live sessions of a tenant, 1 to 1000000. Default: no cap.
     pub cap: Option<Spanned<u32>>,
+    /// Most new sessions of a tenant in a second, 1 to 1000000. Default: limits.acquires_per_second.
+    pub acquires_per_second: Option<Spanned<u32>>,
     /// Handed to the agent.
     pub labels: BTreeMap<String, Spanned<String>>,
     /// The circuit breaker.
@@ -331,6 +333,8 @@ pub struct Defaults {
 pub struct Tenant {
     /// Most live sessions, 1 to 1000000.
     pub cap: Option<Spanned<u32>>,
+    /// Most new sessions in a second, 1 to 1000000.
+    pub acquires_per_second: Option<Spanned<u32>>,
     /// Handed to the agent.
     pub labels: BTreeMap<String, Spanned<String>>,
     /// The circuit breaker.

@@ -26,7 +26,7 @@ fn nonsense_is_refused_with_line_key_and_what_would_be_valid() {
     for (text, says) in [
         (
             "[tenants.acme]\ncapp = 3",
-            "t.toml:2:1: tenants.acme.capp: unknown key, did you mean cap? valid here: cap, labels,",
+            "t.toml:2:1: tenants.acme.capp: unknown key, did you mean cap? valid here: cap, acquires_per_second,",
         ),
         (
             "[tenants.acme]\ncap = 'x'",

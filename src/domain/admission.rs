@@ -104,6 +104,7 @@ pub struct View {
     pub pending: u32,
     pub cap: Option<u32>,
     pub cap_overridden: bool,
+    pub max_acquires_per_second: Option<u32>,
     pub suspension: Option<Suspension>,
     pub breaker: breaker::View,
     pub probes: (u32, u32),
@@ -213,6 +214,9 @@ impl TenantState {
             && self.suspension.is_none()
             && self.cap_override.is_none()
             && self.breaker.is_pristine(now.mono, &self.limits.breaker)
+            // Else a flood of sessions that end at once would have a new burst with
+            // each look at it.
+            && self.acquires.is_full(now.mono)
             && (!known || now.mono.since(self.last_used) >= idle_after)
     }
 
@@ -294,7 +298,7 @@ impl TenantState {
         claim: impl FnOnce(bool) -> Result<(), Rejection>,
         now: Now,
     ) -> Result<Ticket, Rejection> {
-        if let Some(per_second) = request.per_second
+        if let Some(per_second) = self.limits.acquires_per_second.or(request.per_second)
             && !self.acquires.take(per_second, now.mono)
         {
             let message = format!(
@@ -809,6 +813,7 @@ impl TenantState {
             pending: self.pending,
             cap: self.cap(),
             cap_overridden: self.cap_override.is_some(),
+            max_acquires_per_second: self.limits.acquires_per_second,
             suspension: self.suspension.clone(),
             breaker: self.breaker.view(now, &self.limits.breaker),
             probes: match self.breaker.state() {

@@ -8,6 +8,8 @@ use super::time::Timestamp;
 #[derive(Debug, Default)]
 pub struct Budget {
     left: f64,
+    /// What it held when it was full, by the latest rate.
+    full: f64,
     filled: Option<Timestamp>,
 }
 
@@ -17,12 +19,19 @@ impl Budget {
         let full = f64::from(per_second);
         let gained = self.filled.map_or(full, |at| now.since(at).as_secs_f64() * full);
         self.left = (self.left + gained).min(full);
-        self.filled = Some(now);
+        (self.full, self.filled) = (full, Some(now));
         let taken = self.left >= 1.0;
         if taken {
             self.left -= 1.0;
         }
         taken
+    }
+
+    /// So little is missing that nothing is lost by beginning anew.
+    #[must_use]
+    pub fn is_full(&self, now: Timestamp) -> bool {
+        let gained = self.filled.map_or(self.full, |at| now.since(at).as_secs_f64() * self.full);
+        self.left + gained >= self.full * 0.9
     }
 
     /// How long until there is one to take, as of the last try.
@@ -47,5 +56,29 @@ mod tests {
         assert_eq!(taken, 5);
         let taken = (0..100).filter(|_| budget.take(10, at(3_600_000))).count();
         assert_eq!(taken, 10, "an idle hour saves nothing up");
+    }
+
+    #[test]
+    fn a_changed_rate_holds_at_once_and_gives_nobody_a_second_burst() {
+        let mut budget = Budget::default();
+        let at = |millis| Timestamp::new(Duration::from_millis(millis));
+        let mut taken = |rate, millis| (0..1000).filter(|_| budget.take(rate, at(millis))).count();
+        assert_eq!(taken(10, 0), 10);
+        assert_eq!(taken(100, 0), 0, "what was spent stays spent");
+        assert_eq!(taken(100, 500), 50);
+        assert_eq!(taken(100, 1500), 100);
+        assert_eq!(taken(10, 2500), 10, "and what was saved up is cut");
+    }
+
+    #[test]
+    fn it_is_full_again_after_a_second() {
+        let mut budget = Budget::default();
+        let at = |millis| Timestamp::new(Duration::from_millis(millis));
+        assert!(budget.is_full(at(0)), "never used");
+        for _ in 0..10 {
+            assert!(budget.take(10, at(0)));
+        }
+        assert!(!budget.is_full(at(0)) && !budget.is_full(at(800)));
+        assert!(budget.is_full(at(1000)));
     }
 }

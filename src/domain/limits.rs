@@ -136,6 +136,9 @@ impl Terms {
 pub struct TenantLimits {
     /// Most live sessions; none: no limit.
     pub cap: Option<u32>,
+    /// Most new sessions in a second; none: that of all tenants, if there is one.
+    #[serde(default)]
+    pub acquires_per_second: Option<u32>,
     /// Its leases.
     pub lease: LeasePolicy,
     /// Its breaker.

@@ -141,6 +141,8 @@ impl TenantConfig {
             self.limits.cap.map_or_else(|| "none".to_owned(), |cap| cap.to_string()),
         )];
         let mut put = |key: &str, value: String| values.push((key.to_owned(), value));
+        let rate = self.limits.acquires_per_second;
+        put("acquires_per_second", rate.map_or_else(|| "none".to_owned(), |rate| rate.to_string()));
         put("breaker.enabled", breaker.enabled.to_string());
         put("breaker.window", format!("{:?}", breaker.window));
         put("breaker.min_samples", breaker.min_samples.to_string());

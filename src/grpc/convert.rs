@@ -226,6 +226,7 @@ pub fn tenant(report: &TenantReport) -> v1::Tenant {
         pending_sessions: view.pending,
         cap: view.cap,
         cap_overridden: view.cap_overridden,
+        max_acquires_per_second: view.max_acquires_per_second,
         suspension: view.suspension.as_ref().map(|suspension| v1::Suspension {
             actor: suspension.actor.name.clone(),
             note: suspension.actor.note.clone(),

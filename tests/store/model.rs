@@ -131,6 +131,7 @@ pub async fn play(
         known: true,
         version: cap.to_string(),
         limits: TenantLimits {
+            acquires_per_second: None,
             cap: Some(cap),
             lease: LeasePolicy::default(),
             breaker: BreakerPolicy {

@@ -244,6 +244,42 @@ pub async fn made_up_tenants_are_bounded_and_dropped(make: Make) {
     assert_eq!(bench.store.totals().await.tenants, 0, "idle state is dropped");
 }
 
+pub async fn a_made_up_tenant_has_one_burst_however_soon_its_sessions_end(make: Make) {
+    let mut bench = Bench::new(make);
+    let mut ask = Ask::new("a", "");
+    ask.terms.known = false;
+    ask.terms.limits.acquires_per_second = Some(10);
+    // Its samples would hold the state, too.
+    ask.terms.limits.breaker.enabled = false;
+    let mut granted = 0;
+    // Ten seconds, in which its state has nothing to hold again and again.
+    for n in 0..200 {
+        for of in 0..5 {
+            let id = format!("s-{n}-{of}");
+            match bench.acquire(&Ask { session: id.clone(), ..ask.clone() }).await {
+                Ok(_) => {
+                    granted += 1;
+                    let id = session(&id);
+                    let release = bench.store.release(
+                        &id,
+                        &Claim::Sidecar,
+                        Outcome::Success,
+                        None,
+                        bench.now,
+                    );
+                    release.await.unwrap();
+                }
+                Err(refused) => assert_eq!(refused.reason, Reason::RateLimited),
+            }
+        }
+        bench.wait(Duration::from_millis(50)).await;
+    }
+    // A little more where its state was dropped with nearly a burst to have.
+    assert!((108..=120).contains(&granted), "a burst of 10 and 10 a second: {granted}");
+    bench.wait(HOUR).await;
+    assert_eq!(bench.store.totals().await.tenants, 0, "it is dropped all the same");
+}
+
 pub async fn terms_reach_a_live_tenant_once(make: Make) {
     let bench = Bench::new(make);
     for id in ["s1", "s2", "s3"] {

@@ -66,10 +66,7 @@ impl Check<'_> {
                 second,
             ),
             dead_after: self.span(raw.dead_after.as_ref(), base.dead_after, 2 * second),
-            acquires_per_second: raw
-                .acquires_per_second
-                .as_ref()
-                .map(|rate| self.count(Some(rate), 1, 1, MILLION)),
+            acquires_per_second: raw.acquires_per_second.as_ref().map(|rate| self.rate(rate)),
             acquires_waiting: self.count(
                 raw.acquires_waiting.as_ref(),
                 base.acquires_waiting,

@@ -27,6 +27,8 @@ use crate::domain::{
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 const MAX_CAP: u32 = 1_000_000;
+/// Largest rate of new sessions.
+const MAX_RATE: u32 = 1_000_000;
 /// Most slots, labels and credentials of one tenant.
 const MAX_NAMES: usize = 64;
 
@@ -58,7 +60,8 @@ pub fn config(
     let cap = file.defaults.cap.as_ref().and_then(|cap| check.cap(cap));
     let slots = check.slots(file.defaults.providers);
     let labels = check.labels(file.defaults.labels);
-    let limits = TenantLimits { cap, lease, breaker };
+    let rate = file.defaults.acquires_per_second.as_ref().map(|rate| check.rate(rate));
+    let limits = TenantLimits { cap, acquires_per_second: rate, lease, breaker };
     let defaults = sealed(TenantConfig {
         version: String::new(),
         known: false,
@@ -199,6 +202,10 @@ impl Check<'_> {
         got
     }
 
+    fn rate(&mut self, raw: &Spanned<u32>) -> u32 {
+        self.count(Some(raw), 1, 1, MAX_RATE)
+    }
+
     fn cap(&mut self, raw: &Spanned<u32>) -> Option<u32> {
         let got = *raw.get_ref();
         if (1..=MAX_CAP).contains(&got) {
@@ -282,6 +289,10 @@ impl Check<'_> {
         let base = defaults.limits;
         let limits = TenantLimits {
             cap: raw.cap.as_ref().map_or(base.cap, |cap| self.cap(cap)),
+            acquires_per_second: raw
+                .acquires_per_second
+                .as_ref()
+                .map_or(base.acquires_per_second, |rate| Some(self.rate(rate))),
             lease: self.lease(&raw.lease, base.lease),
             breaker: self.breaker(&raw.breaker, base.breaker),
         };

@@ -1,12 +1,15 @@
 //! Floods of acquires, and acquires that wait.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use tenantd::wire::v1::session_service_client::SessionServiceClient;
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
-use crate::support::{Running, Start, acquire, eventually, release, text};
+use crate::support::{Running, Start, acquire, eventually, private, release, text};
 
 async fn client(running: &Running) -> SessionServiceClient<tonic::transport::Channel> {
     SessionServiceClient::new(running.channel().await)
@@ -49,6 +52,68 @@ async fn a_tenant_that_floods_is_told_when_to_come_back_and_its_neighbours_are_n
             Err(status) => panic!("{status}"),
         }
     }
+}
+
+/// How many of so many new sessions at once are granted.
+async fn granted(running: &Running, tenant: &str, asked: usize) -> usize {
+    let mut calls = client(running).await;
+    let mut granted = 0;
+    for n in 0..asked {
+        let id = format!("{tenant}-{n}-{}", nonce());
+        match calls.acquire_session(acquire(&id, tenant)).await {
+            Ok(_) => {
+                granted += 1;
+                calls.release_session(release(&id)).await.unwrap();
+            }
+            Err(status) => {
+                let reason = status.get_details_error_info().unwrap().reason;
+                assert_eq!(reason, "RATE_LIMITED");
+            }
+        }
+    }
+    granted
+}
+
+fn nonce() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_has_its_own_rate_and_a_changed_one_holds_at_the_next_acquire() {
+    // So slow that the test's own time gives nobody another one.
+    let rates = |small: u32, large: u32| {
+        format!(
+            "[limits]\nacquires_per_second = 2\n[tenants.small]\nacquires_per_second = {small}\n\
+             [tenants.large]\nacquires_per_second = {large}\n"
+        )
+    };
+    let running = Start { config: &rates(1, 1000), ..Start::default() }.run();
+    assert_eq!(granted(&running, "large", 100).await, 100);
+    let of_small = granted(&running, "small", 60).await;
+    let of_other = granted(&running, "other", 60).await;
+    assert!(of_small >= 1 && of_other >= 2, "a burst of one second's: {of_small}, {of_other}");
+    assert!(of_small < 30 && of_other < 40, "no more than the rate: {of_small}, {of_other}");
+    let shown = |tenant: &str| {
+        let answer = running.call(&["tenants", tenant, "--json"]);
+        let json: serde_json::Value = serde_json::from_slice(&answer.stdout).unwrap();
+        json["max_acquires_per_second"].as_u64()
+    };
+    assert_eq!([shown("small"), shown("large"), shown("default")], [Some(1), Some(1000), Some(2)]);
+    let explained = text(&running.call(&["tenants", "small", "--explain"]));
+    assert!(explained.contains("acquires_per_second"), "{explained}");
+    private(&running.config(), &rates(1000, 1));
+    eventually("the new rates are taken over", || shown("small") == Some(1000));
+    // It gains a thousand a second from here on.
+    let mut all = 0;
+    for _ in 0..200 {
+        all += granted(&running, "small", 10).await;
+        if all >= 100 {
+            break;
+        }
+    }
+    assert!(all >= 100, "{all}");
+    assert!(granted(&running, "large", 60).await < 30, "what was saved up is cut");
 }
 
 /// A source of tenants' config that takes a connection and never answers.

@@ -26,19 +26,19 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17tenantd/v1/tenant.proto\x12\ntenantd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xce\x02\n\x06Tenant\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05known\x18\x02 \x01(\x08\x12\x15\n\rlive_sessions\x18\x03 \x01(\r\x12\x18\n\x10pending_sessions\x18\x04 \x01(\r\x12\x10\n\x03\x63\x61p\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x16\n\x0e\x63\x61p_overridden\x18\x06 \x01(\x08\x12*\n\nsuspension\x18\x07 \x01(\x0b\x32\x16.tenantd.v1.Suspension\x12$\n\x07\x62reaker\x18\x08 \x01(\x0b\x32\x13.tenantd.v1.Breaker\x12\x16\n\x0e\x63onfig_version\x18\t \x01(\t\x12\x1e\n\x16total_sessions_started\x18\n \x01(\x04\x12\x1e\n\x16total_session_failures\x18\x0b \x01(\x04\x12\x18\n\x10total_rejections\x18\x0c \x01(\x04\x42\x06\n\x04_cap\"T\n\nSuspension\x12\r\n\x05\x61\x63tor\x18\x01 \x01(\t\x12\x0c\n\x04note\x18\x02 \x01(\t\x12)\n\x05since\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc8\x01\n\x07\x42reaker\x12\x0f\n\x07\x65nabled\x18\x01 \x01(\x08\x12\'\n\x05state\x18\x02 \x01(\x0e\x32\x18.tenantd.v1.BreakerState\x12\x11\n\tsuccesses\x18\x03 \x01(\r\x12\x10\n\x08\x66\x61ilures\x18\x04 \x01(\r\x12\x31\n\x0eopen_remaining\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0bprobes_live\x18\x06 \x01(\r\x12\x16\n\x0eprobes_healthy\x18\x07 \x01(\r*|\n\x0c\x42reakerState\x12\x1d\n\x19\x42REAKER_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x42REAKER_STATE_CLOSED\x10\x01\x12\x16\n\x12\x42REAKER_STATE_OPEN\x10\x02\x12\x1b\n\x17\x42REAKER_STATE_HALF_OPEN\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17tenantd/v1/tenant.proto\x12\ntenantd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x90\x03\n\x06Tenant\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05known\x18\x02 \x01(\x08\x12\x15\n\rlive_sessions\x18\x03 \x01(\r\x12\x18\n\x10pending_sessions\x18\x04 \x01(\r\x12\x10\n\x03\x63\x61p\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x16\n\x0e\x63\x61p_overridden\x18\x06 \x01(\x08\x12*\n\nsuspension\x18\x07 \x01(\x0b\x32\x16.tenantd.v1.Suspension\x12$\n\x07\x62reaker\x18\x08 \x01(\x0b\x32\x13.tenantd.v1.Breaker\x12\x16\n\x0e\x63onfig_version\x18\t \x01(\t\x12\x1e\n\x16total_sessions_started\x18\n \x01(\x04\x12\x1e\n\x16total_session_failures\x18\x0b \x01(\x04\x12\x18\n\x10total_rejections\x18\x0c \x01(\x04\x12$\n\x17max_acquires_per_second\x18\r \x01(\rH\x01\x88\x01\x01\x42\x06\n\x04_capB\x1a\n\x18_max_acquires_per_second\"T\n\nSuspension\x12\r\n\x05\x61\x63tor\x18\x01 \x01(\t\x12\x0c\n\x04note\x18\x02 \x01(\t\x12)\n\x05since\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc8\x01\n\x07\x42reaker\x12\x0f\n\x07\x65nabled\x18\x01 \x01(\x08\x12\'\n\x05state\x18\x02 \x01(\x0e\x32\x18.tenantd.v1.BreakerState\x12\x11\n\tsuccesses\x18\x03 \x01(\r\x12\x10\n\x08\x66\x61ilures\x18\x04 \x01(\r\x12\x31\n\x0eopen_remaining\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0bprobes_live\x18\x06 \x01(\r\x12\x16\n\x0eprobes_healthy\x18\x07 \x01(\r*|\n\x0c\x42reakerState\x12\x1d\n\x19\x42REAKER_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x42REAKER_STATE_CLOSED\x10\x01\x12\x16\n\x12\x42REAKER_STATE_OPEN\x10\x02\x12\x1b\n\x17\x42REAKER_STATE_HALF_OPEN\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tenantd.v1.tenant_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_BREAKERSTATE']._serialized_start=730
-  _globals['_BREAKERSTATE']._serialized_end=854
+  _globals['_BREAKERSTATE']._serialized_start=796
+  _globals['_BREAKERSTATE']._serialized_end=920
   _globals['_TENANT']._serialized_start=105
-  _globals['_TENANT']._serialized_end=439
-  _globals['_SUSPENSION']._serialized_start=441
-  _globals['_SUSPENSION']._serialized_end=525
-  _globals['_BREAKER']._serialized_start=528
-  _globals['_BREAKER']._serialized_end=728
+  _globals['_TENANT']._serialized_end=505
+  _globals['_SUSPENSION']._serialized_start=507
+  _globals['_SUSPENSION']._serialized_end=591
+  _globals['_BREAKER']._serialized_start=594
+  _globals['_BREAKER']._serialized_end=794
 # @@protoc_insertion_point(module_scope)

@@ -65,6 +65,7 @@ class Tenant(_message.Message):
     TOTAL_SESSIONS_STARTED_FIELD_NUMBER: _builtins.int
     TOTAL_SESSION_FAILURES_FIELD_NUMBER: _builtins.int
     TOTAL_REJECTIONS_FIELD_NUMBER: _builtins.int
+    MAX_ACQUIRES_PER_SECOND_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Tenant id."""
     known: _builtins.bool
@@ -85,6 +86,10 @@ class Tenant(_message.Message):
     """Sessions that failed since then."""
     total_rejections: _builtins.int
     """Acquires refused since then."""
+    max_acquires_per_second: _builtins.int
+    """Most new sessions in a second, its own or that of all tenants; absent when there
+    is no such bound.
+    """
     @_builtins.property
     def suspension(self) -> Global___Suspension:
         """Present while an operator keeps the tenant suspended."""
@@ -108,14 +113,20 @@ class Tenant(_message.Message):
         total_sessions_started: _builtins.int = ...,
         total_session_failures: _builtins.int = ...,
         total_rejections: _builtins.int = ...,
+        max_acquires_per_second: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cap", b"_cap", "breaker", b"breaker", "cap", b"cap", "suspension", b"suspension"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cap", b"_cap", "_max_acquires_per_second", b"_max_acquires_per_second", "breaker", b"breaker", "cap", b"cap", "max_acquires_per_second", b"max_acquires_per_second", "suspension", b"suspension"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cap", b"_cap", "breaker", b"breaker", "cap", b"cap", "cap_overridden", b"cap_overridden", "config_version", b"config_version", "known", b"known", "live_sessions", b"live_sessions", "pending_sessions", b"pending_sessions", "suspension", b"suspension", "tenant", b"tenant", "total_rejections", b"total_rejections", "total_session_failures", b"total_session_failures", "total_sessions_started", b"total_sessions_started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cap", b"_cap", "_max_acquires_per_second", b"_max_acquires_per_second", "breaker", b"breaker", "cap", b"cap", "cap_overridden", b"cap_overridden", "config_version", b"config_version", "known", b"known", "live_sessions", b"live_sessions", "max_acquires_per_second", b"max_acquires_per_second", "pending_sessions", b"pending_sessions", "suspension", b"suspension", "tenant", b"tenant", "total_rejections", b"total_rejections", "total_session_failures", b"total_session_failures", "total_sessions_started", b"total_sessions_started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cap: _TypeAlias = _typing.Literal["cap"]  # noqa: Y015
     _WhichOneofArgType__cap: _TypeAlias = _typing.Literal["_cap", b"_cap"]  # noqa: Y015
+    _WhichOneofReturnType__max_acquires_per_second: _TypeAlias = _typing.Literal["max_acquires_per_second"]  # noqa: Y015
+    _WhichOneofArgType__max_acquires_per_second: _TypeAlias = _typing.Literal["_max_acquires_per_second", b"_max_acquires_per_second"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cap) -> _WhichOneofReturnType__cap | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_acquires_per_second) -> _WhichOneofReturnType__max_acquires_per_second | None: ...
 
 Global___Tenant: _TypeAlias = Tenant  # noqa: Y015
 
