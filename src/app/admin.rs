@@ -21,6 +21,7 @@ use crate::{
         reject::{Reason, Rejection},
         session::{EndCause, Session, SessionId},
         tenant::TenantId,
+        validity::Validity,
     },
 };
 
@@ -225,6 +226,16 @@ impl Sidecar {
             record.asking(json!({ "because": action::RELOAD })).change(before, after)
         });
         Changes { tenants: tenants.collect(), before, after }
+    }
+
+    /// How long the listener's certificates are good.
+    pub fn certificates(&self) -> Vec<Validity> {
+        self.validities.lock().clone()
+    }
+
+    /// It serves with certificates that are good for so long.
+    pub fn certificates_are(&self, validities: Vec<Validity>) {
+        *self.validities.lock() = validities;
     }
 
     /// Tells that the listener's certificates changed: taken over, or why not.

@@ -1,7 +1,7 @@
 //! Figures of the whole, for gauges.
 
 use super::{Sidecar, ports::EventSink as _};
-use crate::domain::{breaker, tenant::TenantId};
+use crate::domain::{breaker, tenant::TenantId, validity::Validity};
 
 /// One tenant's.
 #[derive(Debug, Clone)]
@@ -38,6 +38,8 @@ pub struct Figures {
     pub state_failing: bool,
     pub state_lost: bool,
     pub uptime: std::time::Duration,
+    /// Of the listener's certificates, and whether it is time to renew each.
+    pub certificates: Vec<(Validity, bool)>,
 }
 
 impl Sidecar {
@@ -80,6 +82,11 @@ impl Sidecar {
             reload_failed: self.reload_failure.lock().is_some(),
             state_failing: self.journal.problem().is_some(),
             state_lost: self.journal.has_lost(),
+            certificates: self
+                .certificates()
+                .into_iter()
+                .map(|of| (of, of.is_ending(now.wall)))
+                .collect(),
             uptime: now.mono.since(self.started.mono),
         }
     }

@@ -45,7 +45,7 @@ pub use self::{
 };
 use crate::{
     config::Config,
-    domain::{reject::Reason, tenant::TenantId, time::Now},
+    domain::{reject::Reason, tenant::TenantId, time::Now, validity::Validity},
 };
 
 /// How the last reload failed.
@@ -90,6 +90,8 @@ pub struct Sidecar {
     loaded: Mutex<Now>,
     reload_failure: Mutex<Option<ReloadFailure>>,
     reloading: tokio::sync::Mutex<()>,
+    /// Of the listener's certificates.
+    validities: Mutex<Vec<Validity>>,
     drain: watch::Sender<Option<Drain>>,
     /// Streams close when it turns true.
     ended: watch::Sender<bool>,
@@ -166,6 +168,7 @@ impl Sidecar {
             loaded: Mutex::new(started),
             reload_failure: Mutex::new(None),
             reloading: tokio::sync::Mutex::new(()),
+            validities: Mutex::default(),
             drain: watch::Sender::new(None),
             ended: watch::Sender::new(false),
             watchers: AtomicU32::new(0),

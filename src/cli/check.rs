@@ -1,6 +1,12 @@
 //! `tenantd check`.
 
-use std::{collections::BTreeSet, io::Write as _, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    io::Write as _,
+    path::PathBuf,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
@@ -9,7 +15,7 @@ use super::operate::{Output, list};
 use crate::{
     app::ports::TenantConfigs as _,
     config::{self, Config},
-    domain::{provider::TenantConfig, tenant::TenantId},
+    domain::{provider::TenantConfig, tenant::TenantId, validity::Validity},
     source,
 };
 
@@ -72,6 +78,7 @@ async fn resolve(config: Config, only: &[String], json: bool) -> anyhow::Result<
         }
         if let Some(files) = &now.listen.tls {
             let tried = crate::server::check_tls(files).map_err(|error| format!("{error:#}"));
+            let tried = tried.and_then(|validities| good_for(&validities));
             let shown = files.cert_file.display().to_string();
             rows.push(row("-", "-", "listen.tls", &shown, tried));
         }
@@ -106,6 +113,15 @@ async fn listed(
     Ok(all.iter().filter_map(|(tenant, _)| TenantId::parse(tenant).ok()).collect())
 }
 
+/// How long the listener's certificates are good; one that has ended does not do.
+fn good_for(validities: &[Validity]) -> Result<String, String> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let told = validities.iter().map(|of| format!("{} {}", of.file, of.told(now)));
+    let told = told.collect::<Vec<_>>().join(", ");
+    let has_ended = validities.iter().any(|of| of.left(now).is_none());
+    if has_ended { Err(told) } else { Ok(format!("resolves; {told}")) }
+}
+
 async fn try_all(
     sources: &source::Sources,
     tenant: &str,
@@ -115,7 +131,8 @@ async fn try_all(
     let max = config::Limits::default().credential_bytes;
     for (slot, provider) in &config.providers {
         for (name, reference) in &provider.credentials {
-            let tried = sources.credentials.secret(reference, max).await.map(drop);
+            let tried = sources.credentials.secret(reference, max).await;
+            let tried = tried.map(|_| "resolves".to_owned());
             rows.push(row(tenant, slot, name, &reference.to_string(), tried));
         }
     }
@@ -126,7 +143,7 @@ fn row(
     slot: &str,
     credential: &str,
     reference: &str,
-    tried: Result<(), String>,
+    tried: Result<String, String>,
 ) -> Value {
     json!({
         "tenant": tenant,
@@ -134,6 +151,6 @@ fn row(
         "credential": credential,
         "reference": reference,
         "ok": tried.is_ok(),
-        "result": tried.map_or_else(|problem| problem, |()| "resolves".to_owned()),
+        "result": tried.unwrap_or_else(|problem| problem),
     })
 }

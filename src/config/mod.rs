@@ -75,6 +75,8 @@ pub struct ListenTls {
     pub key_file: PathBuf,
     /// Who signs client certificates; none: clients show none.
     pub client_ca_file: Option<PathBuf>,
+    /// Which of them are not good any more; none: nobody is asked.
+    pub client_crl_file: Option<PathBuf>,
     /// A client without a certificate is not let in.
     pub client_cert_required: bool,
 }

@@ -103,6 +103,8 @@ pub struct ListenTls {
     pub key_file: Spanned<String>,
     /// Who signs client certificates (mTLS). Default: clients show none.
     pub client_ca_file: Option<Spanned<String>>,
+    /// Revocation lists (CRLs) of each authority of client certificates. Default: none is revoked.
+    pub client_crl_file: Option<Spanned<String>>,
     /// Whether a client must show a certificate. Default "required" with client_ca_file.
     pub client_cert: Option<Spanned<ClientCert>>,
 }

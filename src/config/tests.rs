@@ -63,6 +63,10 @@ fn nonsense_is_refused_with_line_key_and_what_would_be_valid() {
             "listen.tls.client_cert: needs client_ca_file",
         ),
         (
+            "[listen]\ntls = { cert_file = 'c', key_file = 'k', client_crl_file = 'l' }",
+            "listen.tls.client_crl_file: needs client_ca_file",
+        ),
+        (
             "[[identities]]\nname = 'a'\nroles = ['agent']\ntenants = ['*']\nuris = ['spiffe://x/a']",
             "identities[0].uris: needs listen.tls.client_ca_file",
         ),

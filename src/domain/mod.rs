@@ -26,3 +26,4 @@ pub mod reject;
 pub mod session;
 pub mod tenant;
 pub mod time;
+pub mod validity;

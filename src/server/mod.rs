@@ -40,7 +40,7 @@ use crate::{
     },
     audit,
     config::{AuditPath, Config},
-    domain::audit::action,
+    domain::{audit::action, validity::Validity},
     grpc::{
         admin_service::Admin,
         direct::{Calls, Direct},
@@ -154,12 +154,12 @@ pub enum Stop {
     Leave,
 }
 
-/// The files of the listener's TLS do.
+/// The files of the listener's TLS do, for so long.
 ///
 /// # Errors
 /// Which does not, and why.
-pub fn check_tls(files: &crate::config::ListenTls) -> anyhow::Result<()> {
-    tls::Tls::load(files.clone()).map(drop)
+pub fn check_tls(files: &crate::config::ListenTls) -> anyhow::Result<Vec<Validity>> {
+    tls::Tls::load(files.clone()).map(|tls| tls.validities().to_vec())
 }
 
 /// Binds all listeners, so that a conflict fails at the start.

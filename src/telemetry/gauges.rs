@@ -12,9 +12,12 @@ use opentelemetry::{
 };
 
 use super::{labels::TenantLabels, names};
-use crate::app::{
-    figures::{Figures, TenantFigures},
-    shed::Shed,
+use crate::{
+    app::{
+        figures::{Figures, TenantFigures},
+        shed::Shed,
+    },
+    domain::validity::Validity,
 };
 
 /// Figures that the callbacks read: made beforehand, since they may not wait.
@@ -75,6 +78,7 @@ pub fn observe(meter: &Meter, latest: &Latest, tenants: &Arc<TenantLabels>) {
         .build();
     gauges.shed(names::CONNECTIONS_SHED, "Connections closed for the sake of the others", false);
     gauges.shed(names::CALLS_SHED, "Calls refused for the sake of the others", true);
+    certificates(meter, &gauges.latest);
     let latest = Arc::clone(&gauges.latest);
     meter
         .u64_observable_counter(names::WATCH_GAPS)
@@ -160,6 +164,35 @@ impl Gauges<'_> {
             .with_callback(observe)
             .build();
     }
+}
+
+/// One point for each file of the TCP listener's TLS.
+fn certificates(meter: &Meter, latest: &Latest) {
+    let file = |of: &Validity| [KeyValue::new(names::FILE, of.file)];
+    let read = Arc::clone(latest);
+    meter
+        .u64_observable_gauge(names::TLS_EXPIRY)
+        .with_description("When it ends, since the Unix epoch")
+        .with_unit("s")
+        .with_callback(move |to| {
+            let latest = read.load();
+            latest
+                .certificates
+                .iter()
+                .for_each(|(of, _)| to.observe(of.until.as_secs(), &file(of)));
+        })
+        .build();
+    let read = Arc::clone(latest);
+    meter
+        .u64_observable_gauge(names::TLS_EXPIRING)
+        .with_description("1 when it is time to renew it")
+        .with_callback(move |to| {
+            let latest = read.load();
+            for (of, is_ending) in &latest.certificates {
+                to.observe((*is_ending).into(), &file(of));
+            }
+        })
+        .build();
 }
 
 /// Figures of the process, from /proc.

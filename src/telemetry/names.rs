@@ -97,6 +97,12 @@ pub const CONNECTIONS: &str = "tenantd.connections";
 pub const CONNECTIONS_SHED: &str = "tenantd.connections.shed";
 /// Calls refused for the sake of the others, by cause.
 pub const CALLS_SHED: &str = "tenantd.calls.shed";
+/// When a file of the TCP listener's TLS ends, in seconds since the Unix epoch.
+pub const TLS_EXPIRY: &str = "tenantd.tls.expiry";
+/// 1 when it is time to renew it.
+pub const TLS_EXPIRING: &str = "tenantd.tls.expiring";
+/// Setting that names a file.
+pub const FILE: &str = "file";
 /// Calls denied to their callers.
 pub const CALLS_DENIED: &str = "tenantd.calls.denied";
 /// CPU mode: "user" or "system".

@@ -192,6 +192,50 @@ fn a_check_tries_the_listeners_certificates() {
 }
 
 #[test]
+fn a_certificate_that_ends_soon_is_told_in_the_log_in_figures_and_by_a_check() {
+    let (servers, clients) = (Authority::new(), Authority::new());
+    let left = |days_left| {
+        servers.issue(Wish { dns: "localhost", server: true, days_left, ..Wish::default() })
+    };
+    let files = Files::new(&left(5), &clients.pem());
+    let scraped = crate::support::free();
+    let config = files.config("required") + &format!("[telemetry]\nprometheus='{scraped}'\n");
+    let free = crate::support::free().to_string();
+    let running = Start { config: &config, listen: &[&free], ..Start::default() }.run();
+    let is_said = |what: &str| eventually(what, || running.said().contains(what));
+    is_said("listen.tls.cert_file ends in 5 days: renew it");
+    assert!(!running.said().contains("listen.tls.client_ca_file"), "{}", running.said());
+    // A figure of one file, as it is scraped.
+    let figure = |name: &str, file: &str| -> Option<u64> {
+        let told = crate::telemetry::scrape(scraped);
+        let of = format!("file=\"{file}\"");
+        let line = told.lines().find(|line| line.starts_with(name) && line.contains(&of))?;
+        line.rsplit(' ').next()?.parse().ok()
+    };
+    let expiring = |file| figure("tenantd_tls_expiring{", file);
+    eventually("the figures", || expiring("cert_file") == Some(1));
+    assert_eq!(expiring("client_ca_file"), Some(0));
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let days =
+        (figure("tenantd_tls_expiry_seconds{", "cert_file").unwrap() - now.as_secs()) / 86_400;
+    assert_eq!(days, 5);
+    let path = running.config();
+    let check = || call("unix:/nonexistent", &["check", "--resolve", path.to_str().unwrap()]);
+    let output = check();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert!(text(&output).contains("cert_file ends in 5 days"), "{}", text(&output));
+    // Renewed, and nobody needs to be told any more.
+    files.serve(&left(60));
+    eventually("the new one's figures", || expiring("cert_file") == Some(0));
+    // Left to itself.
+    files.serve(&left(-3));
+    is_said("listen.tls.cert_file ended 2 days ago: renew it");
+    let output = check();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(text(&output).contains("cert_file ended 2 days ago"), "{}", text(&output));
+}
+
+#[test]
 fn the_socket_has_the_mode_and_group_of_the_config_and_a_new_folder_lets_them_through() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("new/s.sock");

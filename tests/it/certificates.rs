@@ -16,6 +16,10 @@ pub struct Wish<'a> {
     pub uri: &'a str,
     pub dns: &'a str,
     pub expired: bool,
+    /// Of 90 days, of which so many are left; 0: for ever.
+    pub days_left: i64,
+    /// For an authority's lists; 0: any.
+    pub serial: u64,
     /// For servers, where a client's is the usual.
     pub server: bool,
 }
@@ -55,9 +59,38 @@ impl Authority {
             params.not_before = rcgen::date_time_ymd(2020, 1, 1);
             params.not_after = rcgen::date_time_ymd(2021, 1, 1);
         }
+        if wish.days_left != 0 {
+            let now = time::OffsetDateTime::now_utc();
+            params.not_before = now - time::Duration::days(90 - wish.days_left);
+            // And a bit, so that it is so many whole ones.
+            params.not_after = now + time::Duration::hours(wish.days_left * 24 + 1);
+        }
+        if wish.serial != 0 {
+            params.serial_number = Some(wish.serial.into());
+        }
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.0).unwrap().pem();
         Pair { certificate, key: key.serialize_pem() }
+    }
+
+    /// The list of what it has taken back, which should be replaced in so many days.
+    pub fn revoked(&self, serials: &[u64], days_left: i64) -> String {
+        let now = time::OffsetDateTime::now_utc();
+        let revoked = |serial: &u64| rcgen::RevokedCertParams {
+            serial_number: (*serial).into(),
+            revocation_time: now - time::Duration::days(1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = rcgen::CertificateRevocationListParams {
+            this_update: now - time::Duration::days(90),
+            next_update: now + time::Duration::days(days_left),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.0).unwrap().pem().unwrap()
     }
 
     /// Of a server that is called "localhost".

@@ -377,3 +377,64 @@ async fn whoever_takes_all_places_from_afar_takes_none_of_the_agents_here() {
     assert!(answered.is_ok(), "somebody waits for a place");
     running.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_was_taken_back_opens_no_connection() {
+    let (servers, clients) = (Authority::new(), Authority::new());
+    let files = Files::new(&servers.server(), &clients.pem());
+    let list = files.path("revoked.pem");
+    support::write(&list, &clients.revoked(&[7], 30));
+    let setting = format!("client_crl_file='{}'\n", list.display());
+    let config = files.config("required") + &setting + &identities();
+    let (running, port) = support::start_tcp(&config).await;
+    let ca = servers.pem();
+    let with = |serial| clients.issue(Wish { uri: AGENT, serial, ..Wish::default() });
+    let (seventh, eighth, ninth) = (with(7), with(8), with(9));
+    let is_let_in = async |pair: &Pair, id: &str| try_acquire(port, &ca, Some(pair), id).await;
+    assert!(is_let_in(&seventh, "s7").await.is_err());
+    let said = handshake(port, &ca, Some(&seventh)).await;
+    assert!(said.contains("CertificateRevoked"), "{said}");
+    is_let_in(&eighth, "s8").await.unwrap();
+    // Taken back while the sidecar runs.
+    support::write(&list, &clients.revoked(&[7, 8], 30));
+    eventually("the new list holds", || async { is_let_in(&eighth, "s8").await.is_err() }).await;
+    let said = handshake(port, &ca, Some(&eighth)).await;
+    assert!(said.contains("CertificateRevoked"), "{said}");
+    is_let_in(&ninth, "s9").await.unwrap();
+    let is_ending = async || {
+        let all = running.sidecar.figures().await.certificates;
+        let list = all.iter().find(|(of, _)| of.file == "client_crl_file");
+        list.map(|(_, is_ending)| *is_ending)
+    };
+    assert_eq!(is_ending().await, Some(false));
+    // A list that is late still tells whom it has in it, and lets the others in.
+    support::write(&list, &clients.revoked(&[7, 9], -1));
+    eventually("the late list holds", || async { is_let_in(&ninth, "s8").await.is_err() }).await;
+    let said = handshake(port, &ca, Some(&ninth)).await;
+    assert!(said.contains("CertificateRevoked"), "{said}");
+    is_let_in(&eighth, "s8").await.unwrap();
+    assert_eq!(is_ending().await, Some(true), "and that it is late is told");
+    // One that does not do changes nothing.
+    let mut watch = running.watches().await;
+    let asked = v1::WatchSessionsRequest::default();
+    let mut events = watch.watch_sessions(asked).await.unwrap().into_inner();
+    support::write(&list, "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n");
+    let told = async {
+        loop {
+            let item = events.message().await.unwrap().unwrap().item.unwrap();
+            if let v1::watch_sessions_response::Item::Event(event) = item
+                && event.kind() == v1::EventKind::SidecarReloaded
+            {
+                return format!("{event:?}");
+            }
+        }
+    };
+    let told = tokio::time::timeout(std::time::Duration::from_secs(20), told).await.unwrap();
+    assert!(told.contains("listen.tls.client_crl_file"), "{told}");
+    is_let_in(&eighth, "s8").await.unwrap();
+    assert!(is_let_in(&ninth, "s9").await.is_err());
+    // Where an authority has no list nobody knows who is left of its certificates.
+    support::write(&list, &servers.revoked(&[], 30));
+    eventually("nobody is let in", || async { is_let_in(&eighth, "s8").await.is_err() }).await;
+    running.stop().await;
+}

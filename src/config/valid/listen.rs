@@ -43,6 +43,7 @@ impl Check<'_> {
             cert_file: path(&raw.cert_file),
             key_file: path(&raw.key_file),
             client_ca_file: raw.client_ca_file.as_ref().map(path),
+            client_crl_file: raw.client_crl_file.as_ref().map(path),
             client_cert_required: raw
                 .client_cert
                 .as_ref()
@@ -50,6 +51,9 @@ impl Check<'_> {
         };
         if let (Some(word), None) = (&raw.client_cert, &raw.client_ca_file) {
             self.wrong(word.span(), "needs client_ca_file: who signs the certificates of clients");
+        }
+        if let (Some(path), None) = (&raw.client_crl_file, &raw.client_ca_file) {
+            self.wrong(path.span(), "needs client_ca_file: who signs the certificates of clients");
         }
         tls
     }
