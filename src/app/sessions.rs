@@ -129,6 +129,14 @@ impl Sidecar {
                 self.events.append(vec![Event::new(now, subject, kind).by(actor.as_ref())]);
             }
         }
+        if let Err((refused, _)) = &granted
+            && refused.pause_millis > 0
+        {
+            let pause = Duration::from_millis(refused.pause_millis.into());
+            // Its caller must still be there to hear it.
+            let most = call.patience.map_or(pause, |patience| patience / 2);
+            tokio::time::sleep(pause.min(most)).await;
+        }
         granted.map_err(|(refused, _)| refused)
     }
 

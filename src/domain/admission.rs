@@ -15,7 +15,7 @@ pub use self::record::{CapChoice, Changes, LeaseRecord, Saved, Switches};
 use super::{
     access::{Claim, Owner},
     breaker::{self, Breaker, Ticket},
-    budget::Budget,
+    budget::{Budget, Turns},
     event::{Actor, Event, Kind, Subject},
     limits::TenantLimits,
     reject::{Reason, Rejection},
@@ -33,6 +33,13 @@ pub const EXPIRE_BATCH: usize = 512;
 /// Most refusals of one tenant for its rate that have an event, in a second; all are
 /// counted.
 const FLOODS_TOLD_PER_SECOND: u32 = 10;
+
+/// Refusals of one tenant that are answered at once, in a second. Further ones are
+/// answered in turn, as many a second: a caller that asks again as soon as it is
+/// answered slows down instead of taking the time of the others.
+const REFUSED_AT_ONCE: u32 = 1000;
+/// The longest that a refusal waits for its turn.
+const LONGEST_TURN: Duration = Duration::from_secs(1);
 
 /// A request for a slot, with what the caller has found out beforehand.
 #[derive(Debug, Clone)]
@@ -153,6 +160,8 @@ pub struct TenantState {
     totals: Totals,
     events_budget: Budget,
     acquires: Budget,
+    refusals: Budget,
+    refusals_in_turn: Turns,
     /// Refusals for their rate that are told: a flood must not wash the log away.
     flood_told: Budget,
     last_used: Timestamp,
@@ -175,6 +184,8 @@ impl TenantState {
             totals: Totals::default(),
             events_budget: Budget::default(),
             acquires: Budget::default(),
+            refusals: Budget::default(),
+            refusals_in_turn: Turns::default(),
             flood_told: Budget::default(),
             last_used: now.mono,
             unrecorded: record::Unrecorded::default(),
@@ -269,8 +280,12 @@ impl TenantState {
         match self.admit(request, claim, now) {
             Ok(ticket) => Ok(self.insert(request, ticket, now, out)),
             Err(rejection) => {
-                let rejection = rejection.of(&self.tenant);
+                let mut rejection = rejection.of(&self.tenant);
                 self.totals.rejections += 1;
+                if !self.refusals.take(REFUSED_AT_ONCE, now.mono) {
+                    let turn = self.refusals_in_turn.take(REFUSED_AT_ONCE, LONGEST_TURN, now.mono);
+                    rejection.pause_millis = u16::try_from(turn.as_millis()).unwrap_or(u16::MAX);
+                }
                 if rejection.reason == Reason::RateLimited
                     && !self.flood_told.take(FLOODS_TOLD_PER_SECOND, now.mono)
                 {

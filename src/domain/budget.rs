@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::time::Timestamp;
 
 /// A token bucket that holds one second's worth.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Budget {
     left: f64,
     /// What it held when it was full, by the latest rate.
@@ -39,6 +39,22 @@ impl Budget {
     pub fn wait(&self, per_second: u32) -> Duration {
         let missing = (1.0 - self.left).max(0.0);
         Duration::try_from_secs_f64(missing / f64::from(per_second.max(1))).unwrap_or_default()
+    }
+}
+
+/// Turns for what comes too fast: so many a second at once, and each further one a
+/// little later than the one before, but never much later.
+#[derive(Debug, Default)]
+pub struct Turns {
+    next: Timestamp,
+}
+
+impl Turns {
+    /// How long to wait for a turn.
+    pub fn take(&mut self, per_second: u32, longest: Duration, now: Timestamp) -> Duration {
+        let wait = self.next.since(now).min(longest);
+        self.next = now.plus(wait + Duration::from_secs(1) / per_second.max(1));
+        wait
     }
 }
 
@@ -80,5 +96,17 @@ mod tests {
         }
         assert!(!budget.is_full(at(0)) && !budget.is_full(at(800)));
         assert!(budget.is_full(at(1000)));
+    }
+
+    #[test]
+    fn turns_come_one_after_the_other_and_nobody_waits_longer_than_the_longest() {
+        let mut turns = Turns::default();
+        let longest = Duration::from_millis(50);
+        let at = |millis| Timestamp::new(Duration::from_millis(millis));
+        let mut wait = |millis| turns.take(100, longest, at(millis)).as_millis();
+        assert_eq!([wait(0), wait(0), wait(0), wait(15)], [0, 10, 20, 15]);
+        let last = (0..100).map(|_| wait(20)).last();
+        assert_eq!(last, Some(50));
+        assert_eq!([wait(1000), wait(1010)], [0, 0], "who comes in time waits for nothing");
     }
 }

@@ -161,6 +161,9 @@ pub struct Rejection {
     /// It is there, but not for this caller: told as an event, and never to the
     /// caller.
     pub hidden: Option<Box<TenantId>>,
+    /// How many milliseconds the answer waits, so that whoever floods is slowed down
+    /// by it.
+    pub pause_millis: u16,
 }
 
 impl Rejection {
@@ -177,6 +180,7 @@ impl Rejection {
             outcome: None,
             field: None,
             hidden: None,
+            pause_millis: 0,
         }
     }
 

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     app::{Sidecar, shed::Shed},
+    domain::budget::Budget,
     transport::{
         crowd::{Crowd, Seat, Whose},
         farewell::Farewells,
@@ -24,6 +25,12 @@ use crate::{
 
 /// How long a listener waits after the process had no file descriptor left.
 const STARVED: Duration = Duration::from_millis(100);
+/// Connections that a listener sheds in a second without a pause: whoever opens them
+/// in a loop is to wait in the listener's queue, and not to take the time of those
+/// that are served.
+const SHED_PER_SECOND: u32 = 10_000;
+/// The pause.
+const SHED_PAUSE: Duration = Duration::from_millis(1);
 
 /// What each listener's loop needs.
 #[derive(Clone)]
@@ -39,6 +46,8 @@ pub struct Accept {
     pub places: Arc<Semaphore>,
     /// Connections of each peer.
     pub crowd: Crowd,
+    /// Those that were shed of late.
+    pub shedding: Budget,
     /// True when no more are to be accepted: whoever connects waits for the next
     /// sidecar, where one takes over.
     pub stop: watch::Receiver<bool>,
@@ -59,6 +68,7 @@ impl Accept {
                 Ok(place) => place,
                 Err(why) => {
                     farewells.say(socket, &why);
+                    self.rest().await;
                     continue;
                 }
             };
@@ -82,6 +92,7 @@ impl Accept {
                 Ok(place) => place,
                 Err(why) => {
                     farewells.say(socket, &why);
+                    self.rest().await;
                     continue;
                 }
             };
@@ -109,7 +120,11 @@ impl Accept {
             let Some((socket, address)) = self.accepted(next, &mut starved).await else {
                 continue;
             };
-            let Ok(place) = self.place(Some(Whose::at(address.ip()))) else { continue };
+            let Ok(place) = self.place(Some(Whose::at(address.ip()))) else {
+                drop(socket);
+                self.rest().await;
+                continue;
+            };
             let _ = socket.set_nodelay(true);
             let (accept, tls) = (self.clone(), Arc::clone(&tls));
             handshakes.spawn(async move {
@@ -125,6 +140,13 @@ impl Accept {
             });
         }
         while handshakes.join_next().await.is_some() {}
+    }
+
+    /// After a connection was shed: a pause, where they come in a loop.
+    async fn rest(&mut self) {
+        if !self.shedding.take(SHED_PER_SECOND, self.sidecar.now().mono) {
+            tokio::time::sleep(SHED_PAUSE).await;
+        }
     }
 
     fn failed(&self, address: SocketAddr, error: &io::Error) {

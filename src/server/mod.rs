@@ -40,7 +40,7 @@ use crate::{
     },
     audit,
     config::{AuditPath, Config},
-    domain::{audit::action, validity::Validity},
+    domain::{audit::action, budget::Budget, validity::Validity},
     grpc::{
         admin_service::Admin,
         direct::{Calls, Direct},
@@ -422,6 +422,7 @@ impl Bound {
             // agents here.
             places: Arc::new(Semaphore::new(most)),
             crowd,
+            shedding: Budget::default(),
             stop: stop.subscribe(),
         };
         let share = Share {

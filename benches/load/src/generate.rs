@@ -197,6 +197,8 @@ pub enum Load {
     /// turn counts from when it was due, so that a server that stalls cannot hide
     /// it (coordinated omission).
     Rate(u32),
+    /// The same, asleep between them: somebody else is to have the core then.
+    Paced(u32),
 }
 
 /// Session ids are unique over all runs of the process.
@@ -212,10 +214,16 @@ pub fn drive(
     run_for: Duration,
     at_start: &mut dyn FnMut(),
 ) -> io::Result<Figures> {
-    let mut sessions = SESSIONS.fetch_add(1 << 32, std::sync::atomic::Ordering::Relaxed);
+    // And over those of other processes.
+    let own = u64::from(std::process::id()) << 44;
+    let mut sessions = own | SESSIONS.fetch_add(1 << 32, std::sync::atomic::Ordering::Relaxed);
     let mut connections: Vec<Connection> = (0..shape.connections)
         .map(|_| Connection::open(place, protocol, shape.streams))
         .collect::<io::Result<_>>()?;
+    if matches!(load, Load::Paced(_)) {
+        // Awake when it is due, and not 50 us later.
+        let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
+    }
     let mut buffer = vec![0; 256 * 1024];
     let mut answers = Vec::new();
     let opening = Instant::now();
@@ -249,7 +257,7 @@ pub fn drive(
         for at in 0..connections.len() {
             match load {
                 Load::Closed => connections[at].ask(slot, Instant::now(), &mut sessions),
-                Load::Rate(_) => free.push_back((at, slot)),
+                Load::Rate(_) | Load::Paced(_) => free.push_back((at, slot)),
             }
         }
     }
@@ -264,7 +272,7 @@ pub fn drive(
         if now >= ends {
             break;
         }
-        if let Load::Rate(rate) = load {
+        if let Load::Rate(rate) | Load::Paced(rate) = load {
             let step = Duration::from_secs(1) / rate;
             while due <= now {
                 waiting.push_back(due);
@@ -277,6 +285,12 @@ pub fn drive(
                 };
                 connections[at].ask(slot, since, &mut sessions);
             }
+            if matches!(load, Load::Paced(_)) {
+                for connection in &mut connections {
+                    connection.write()?;
+                }
+                wait(&connections, Some(due.saturating_duration_since(Instant::now())));
+            }
         } else {
             wait(&connections, Some(Duration::from_millis(100)));
         }
@@ -288,6 +302,10 @@ pub fn drive(
             let now = Instant::now();
             for answer in answers.drain(..) {
                 figures.refused += u64::from(!answer.good);
+                if !answer.good {
+                    // There is nothing to release.
+                    connections[at].slots[answer.slot].next = Op::Acquire;
+                }
                 if started.is_some() {
                     figures.calls += 1;
                     let took = now - connections[at].slots[answer.slot].since;
@@ -295,7 +313,7 @@ pub fn drive(
                 }
                 match load {
                     Load::Closed => connections[at].ask(answer.slot, now, &mut sessions),
-                    Load::Rate(_) => free.push_back((at, answer.slot)),
+                    Load::Rate(_) | Load::Paced(_) => free.push_back((at, answer.slot)),
                 }
             }
             if let Some(why) = connections[at].failed() {

@@ -1,6 +1,7 @@
 //! `make bench`: see `docs/performance.md`.
 
 mod compare;
+mod flood;
 mod generate;
 mod h2;
 mod messages;
@@ -14,8 +15,7 @@ pub mod v1 {
     tonic::include_proto!("tenantd.v1");
 }
 
-const USAGE: &str =
-    "tenantd-bench compare|watchers|drive SOCKET|tcp:IP:PORT CxS unary|stream|noop PATH|noop-gathered PATH";
+const USAGE: &str = "tenantd-bench compare|watchers|flood|flooder SOCKET acquires|connections|calls SECONDS|drive SOCKET|tcp:IP:PORT CxS unary|stream|noop PATH|noop-gathered PATH";
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -23,6 +23,8 @@ fn main() {
     match args.as_slice() {
         ["compare", rest @ ..] => compare::run(rest),
         ["watchers"] => watchers::run(),
+        ["flood"] => flood::run(),
+        ["flooder", path, kind, seconds] => flood::flooder(path, kind, seconds),
         ["drive", path, shape, form] => compare::drive_one(path, shape, form),
         ["noop", path] => noop::serve(path.as_ref(), false),
         ["noop-gathered", path] => noop::serve(path.as_ref(), true),

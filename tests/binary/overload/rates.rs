@@ -9,6 +9,7 @@ use tenantd::wire::v1::session_service_client::SessionServiceClient;
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
+use super::{Neighbour, QUIET};
 use crate::support::{Running, Start, acquire, eventually, private, release, text};
 
 async fn client(running: &Running) -> SessionServiceClient<tonic::transport::Channel> {
@@ -114,6 +115,34 @@ async fn a_tenant_has_its_own_rate_and_a_changed_one_holds_at_the_next_acquire()
     }
     assert!(all >= 100, "{all}");
     assert!(granted(&running, "large", 60).await < 30, "what was saved up is cut");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_asks_again_at_once_is_slowed_down_and_its_neighbour_is_not() {
+    let config = "[tenants.flood]\nacquires_per_second = 1\n";
+    let running = Start { config, env: QUIET, ..Start::default() }.run();
+    let neighbour = Neighbour::of(&running).await;
+    let calls = client(&running).await;
+    let flood = |name: &'static str, asked: usize| {
+        let mut all = tokio::task::JoinSet::new();
+        for n in 0..asked {
+            let mut calls = calls.clone();
+            all.spawn(async move {
+                let asked = acquire(&format!("{name}-{n}"), "flood");
+                calls.acquire_session(asked).await.err().map(|said| said.code())
+            });
+        }
+        all.join_all()
+    };
+    flood("first", 10).await;
+    let began = std::time::Instant::now();
+    let said = flood("more", 2000).await;
+    let took = began.elapsed();
+    let refused = said.iter().filter(|said| **said == Some(Code::ResourceExhausted)).count();
+    assert!(refused > 1900, "{refused}");
+    // A thousand in a second are answered at once, a thousand more in turn.
+    assert!(took > Duration::from_millis(650), "2,000 were answered in {took:?}");
+    neighbour.ends().await;
 }
 
 /// A source of tenants' config that takes a connection and never answers.
