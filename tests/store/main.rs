@@ -44,6 +44,7 @@ on!(memory:
     a_refused_session_takes_nothing,
     made_up_tenants_are_bounded_and_dropped,
     a_made_up_tenant_has_one_burst_however_soon_its_sessions_end,
+    a_flood_of_refusals_is_answered_in_turn,
     terms_reach_a_live_tenant_once,
     an_acquire_brings_later_terms_with_it_and_no_earlier_ones,
     agent_events_are_bounded_per_tenant,

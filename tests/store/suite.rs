@@ -280,6 +280,22 @@ pub async fn a_made_up_tenant_has_one_burst_however_soon_its_sessions_end(make: 
     assert_eq!(bench.store.totals().await.tenants, 0, "it is dropped all the same");
 }
 
+pub async fn a_flood_of_refusals_is_answered_in_turn(make: Make) {
+    let mut bench = Bench::new(make);
+    bench.acquire(&Ask::new("a", "first").cap(1)).await.unwrap();
+    let ask = Ask::new("a", "more").cap(1);
+    let mut pauses = Vec::new();
+    for _ in 0..2500 {
+        pauses.push(bench.acquire(&ask).await.unwrap_err().pause_millis);
+    }
+    assert!(pauses[..1000].iter().all(|pause| *pause == 0), "a thousand are answered at once");
+    assert_eq!((pauses[1100], pauses[1500]), (100, 500), "further ones in turn");
+    assert_eq!(pauses.last(), Some(&1000), "and none later than a second");
+    bench.acquire(&Ask::new("b", "other").cap(1)).await.expect("others have turns of their own");
+    bench.wait(Duration::from_secs(3)).await;
+    assert_eq!(bench.acquire(&ask).await.unwrap_err().pause_millis, 0, "it is over");
+}
+
 pub async fn terms_reach_a_live_tenant_once(make: Make) {
     let bench = Bench::new(make);
     for id in ["s1", "s2", "s3"] {

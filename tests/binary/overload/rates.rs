@@ -118,7 +118,7 @@ async fn a_tenant_has_its_own_rate_and_a_changed_one_holds_at_the_next_acquire()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_that_asks_again_at_once_is_slowed_down_and_its_neighbour_is_not() {
+async fn thousands_of_refusals_at_once_are_all_told_and_the_neighbour_is_served() {
     let config = "[tenants.flood]\nacquires_per_second = 1\n";
     let running = Start { config, env: QUIET, ..Start::default() }.run();
     let neighbour = Neighbour::of(&running).await;
@@ -135,13 +135,9 @@ async fn a_caller_that_asks_again_at_once_is_slowed_down_and_its_neighbour_is_no
         all.join_all()
     };
     flood("first", 10).await;
-    let began = std::time::Instant::now();
     let said = flood("more", 2000).await;
-    let took = began.elapsed();
     let refused = said.iter().filter(|said| **said == Some(Code::ResourceExhausted)).count();
     assert!(refused > 1900, "{refused}");
-    // A thousand in a second are answered at once, a thousand more in turn.
-    assert!(took > Duration::from_millis(650), "2,000 were answered in {took:?}");
     neighbour.ends().await;
 }
 
