@@ -21,7 +21,7 @@ use tenantd::{
         access::{Claim, Owner},
         admission::Acquire,
         event::{Event, Kind, Subject},
-        limits::{TenantLimits, Terms},
+        limits::Terms,
         session::{AgentName, Outcome, Renewal, SessionId},
         tenant::TenantId,
         time::{Now, Timestamp},
@@ -51,7 +51,7 @@ impl Bench {
         let store = MemoryStore::new(sink, Arc::new(NoJournal), ended);
         let terms = Terms {
             known: true,
-            limits: TenantLimits::default(),
+            limits: Arc::default(),
             version: "v".to_owned(),
             generation: 1,
             credentials: Some(0),

@@ -315,7 +315,8 @@ impl Sidecar {
             .map_err(|message| Rejection::new(Reason::ConfigUnavailable, message).of(tenant))?;
         match found.config.filter(|config| config.known || tenant.as_str() == "default") {
             Some(config) => {
-                let view = TenantState::new(tenant.clone(), config.limits, now).view(now);
+                let view =
+                    TenantState::new(tenant.clone(), Arc::clone(&config.limits), now).view(now);
                 let version = self.known_terms(tenant).told();
                 Ok(self.reported(view, Some(config), version))
             }

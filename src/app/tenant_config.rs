@@ -43,7 +43,7 @@ fn terms(found: &Found, credentials: Option<u64>) -> Terms {
         || Terms { generation: found.generation, credentials: Some(0), ..Terms::default() },
         |config| Terms {
             known: config.known,
-            limits: config.limits,
+            limits: Arc::clone(&config.limits),
             version: config.version.clone(),
             generation: found.generation,
             credentials,

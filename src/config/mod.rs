@@ -28,10 +28,7 @@ use self::{
     entry::{Base, Entry},
     source::SourceConfig,
 };
-use crate::domain::{
-    access::Access, limits::TenantLimits, provider::TenantConfig, session::AgentName,
-    tenant::TenantId,
-};
+use crate::domain::{access::Access, provider::TenantConfig, session::AgentName, tenant::TenantId};
 
 /// Largest config file.
 pub const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
@@ -262,7 +259,7 @@ impl Config {
         let mut defaults = TenantConfig {
             version: String::new(),
             known: false,
-            limits: TenantLimits::default(),
+            limits: Arc::default(),
             providers: BTreeMap::new(),
             labels: BTreeMap::new(),
         };

@@ -4,14 +4,14 @@
 //! Each transition first lets time pass (due leases end, the breaker moves),
 //! then decides, and appends exactly one event for each thing that it changed.
 
+mod due;
+mod leases;
 mod record;
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-pub use self::record::{CapChoice, Changes, LeaseRecord, Saved, Switches};
+use self::leases::{Lease, Leases};
+pub use self::record::{CapChoice, Changes, Ended, LeaseRecord, Saved, Switches};
 use super::{
     access::{Claim, Owner},
     breaker::{self, Breaker, Ticket},
@@ -118,44 +118,15 @@ pub struct View {
     pub totals: Totals,
 }
 
-#[derive(Debug)]
-struct Lease {
-    session: Session,
-    ticket: Ticket,
-    /// Its one breaker sample has been given.
-    sampled: bool,
-    /// When an active probe counts as healthy.
-    healthy_at: Option<Timestamp>,
-    /// The worker that it waits for held sessions of this tenant alone, so its
-    /// loss is this tenant's failure.
-    blamed: bool,
-    /// Its worker has an open stream for it: it renews itself when it is due.
-    held: bool,
-    /// The deadline last recorded: renewals that move it little are not worth a
-    /// record.
-    recorded: Timestamp,
-    failure: Option<Failure>,
-    /// Its key in `timers`. Renewals leave it and the timer re-arms itself when
-    /// it fires early, so that a renewal costs no tree operation.
-    timer: Timestamp,
-}
-
-impl Lease {
-    fn next_wake(&self) -> Timestamp {
-        self.healthy_at.map_or(self.session.deadline, |at| at.min(self.session.deadline))
-    }
-}
-
 /// Everything that decides about one tenant.
 #[derive(Debug)]
 pub struct TenantState {
     tenant: TenantId,
-    limits: TenantLimits,
-    leases: HashMap<SessionId, Lease>,
+    limits: Arc<TenantLimits>,
+    leases: Leases,
     pending: u32,
-    timers: BTreeSet<(Timestamp, SessionId)>,
     breaker: Breaker,
-    suspension: Option<Suspension>,
+    suspension: Option<Box<Suspension>>,
     cap_override: Option<Option<u32>>,
     totals: Totals,
     events_budget: Budget,
@@ -171,13 +142,12 @@ pub struct TenantState {
 impl TenantState {
     /// A tenant without sessions.
     #[must_use]
-    pub fn new(tenant: TenantId, limits: TenantLimits, now: Now) -> Self {
+    pub fn new(tenant: TenantId, limits: Arc<TenantLimits>, now: Now) -> Self {
         Self {
             tenant,
             limits,
-            leases: HashMap::new(),
+            leases: Leases::default(),
             pending: 0,
-            timers: BTreeSet::new(),
             breaker: Breaker::default(),
             suspension: None,
             cap_override: None,
@@ -203,13 +173,24 @@ impl TenantState {
     }
 
     fn live(&self) -> u32 {
-        u32::try_from(self.leases.len()).unwrap_or(u32::MAX)
+        self.leases.len()
+    }
+
+    /// It has live sessions.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        !self.leases.is_empty()
+    }
+
+    /// Gives back what only live sessions need, while there are none.
+    pub fn trim(&mut self) {
+        self.leases.trim();
     }
 
     /// When something changes by itself.
     #[must_use]
     pub fn next_due(&self) -> Option<Timestamp> {
-        let lease = self.timers.first().map(|(at, _)| *at);
+        let lease = self.leases.first_due().map(|(at, _)| at);
         match (lease, self.breaker.next_change()) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
@@ -233,7 +214,7 @@ impl TenantState {
 
     /// New numbers from the config. They hold at once; live sessions above a
     /// lowered cap go on.
-    pub fn configure(&mut self, limits: TenantLimits, now: Now, out: &mut Vec<Event>) {
+    pub fn configure(&mut self, limits: Arc<TenantLimits>, now: Now, out: &mut Vec<Event>) {
         let before = self.cap();
         self.limits = limits;
         let after = self.cap();
@@ -261,15 +242,15 @@ impl TenantState {
     ) -> Result<Grant, Rejection> {
         self.expire(now, out);
         self.last_used = now.mono;
-        if let Some(lease) = self.leases.get(&request.session) {
-            if !lease.session.owner.is(&request.owner) {
+        if let Some(lease) = self.lease(&request.session) {
+            if !lease.owner().is(&request.owner) {
                 return Err(Rejection::session_conflict().of(&self.tenant));
             }
             // A retry of the request process is no sign of life of the process
             // that is to run the session.
-            let same_caller = request.worker.is_some() && lease.session.worker == request.worker;
+            let same_caller = request.worker.is_some() && lease.worker() == request.worker.as_ref();
             if same_caller && !request.activate {
-                return Ok(Grant { session: lease.session.clone(), created: false });
+                return Ok(Grant { session: lease.session(&self.tenant), created: false });
             }
             // The worker that holds it keeps holding it; another one takes it.
             let held = lease.held && same_caller;
@@ -397,26 +378,13 @@ impl TenantState {
             probe: ticket.probe,
             failed: false,
         };
-        let mut lease = Lease {
-            session: session.clone(),
-            ticket,
-            sampled: false,
-            healthy_at: None,
-            blamed: false,
-            held: false,
-            recorded: deadline,
-            failure: None,
-            timer: deadline,
-        };
+        let slot = self.leases.insert(session.clone(), ticket);
         if state == State::Pending {
             self.pending += 1;
         } else if ticket.probe {
-            lease.healthy_at = Some(now.mono.plus(self.limits.breaker.probe_healthy_after));
+            self.watch_probe(slot, now);
         }
-        lease.timer = lease.next_wake();
-        self.timers.insert((lease.timer, request.session.clone()));
-        self.leases.insert(request.session.clone(), lease);
-        self.unrecorded.lease(&request.session);
+        self.unrecorded.lease(slot);
         self.totals.started += 1;
         let kind = Kind::SessionAcquired {
             state,
@@ -427,6 +395,29 @@ impl TenantState {
         };
         out.push(Event::new(now, Subject::session(&session), kind));
         Grant { session, created: true }
+    }
+
+    /// A probe became active: how long it lives counts.
+    fn watch_probe(&mut self, slot: u32, now: Now) {
+        let healthy_at = now.mono.plus(self.limits.breaker.probe_healthy_after);
+        if let Some(lease) = self.leases.get_mut(slot) {
+            lease.set_healthy_at(Some(healthy_at));
+        }
+        self.wake(slot);
+    }
+
+    /// Sees to it that a lease is looked at when something changes by itself. A renewal
+    /// moves that later and leaves it: who is woken early sleeps on, and a renewal costs
+    /// no place in the heap.
+    fn wake(&mut self, slot: u32) {
+        let next = self.leases.get(slot).map(Lease::next_wake);
+        if next < self.leases.due_at(slot) {
+            self.leases.rearm(slot);
+        }
+    }
+
+    fn lease(&self, id: &SessionId) -> Option<&Lease> {
+        self.leases.get(self.leases.find(id)?)
     }
 
     fn check_ttl(&self, ttl: Duration) -> Result<(), Rejection> {
@@ -457,34 +448,45 @@ impl TenantState {
         if let Some(ttl) = renewal.ttl {
             self.check_ttl(ttl)?;
         }
-        let lease = self.leases.get_mut(id).ok_or_else(Rejection::session_unknown)?;
-        let session = &mut lease.session;
-        let before = (session.ttl, session.state, session.worker.clone(), lease.held);
-        session.ttl = renewal.ttl.unwrap_or(session.ttl);
-        // A nameless sign of life (an event, a bare renewal) moves nothing.
-        if let Some(worker) = &renewal.worker {
-            lease.held = renewal.held || (lease.held && session.worker.as_ref() == Some(worker));
-            session.worker = Some(worker.clone());
+        let slot = self.leases.find(id).ok_or_else(Rejection::session_unknown)?;
+        let (before, moves) = match self.leases.get(slot) {
+            // A nameless sign of life (an event, a bare renewal) moves nothing.
+            Some(lease) => (
+                (lease.ttl(), lease.state, lease.held),
+                match &renewal.worker {
+                    Some(worker) => lease.worker() != Some(worker),
+                    None => false,
+                },
+            ),
+            None => return Err(Rejection::session_unknown()),
+        };
+        if moves {
+            self.leases.move_to(slot, renewal);
         }
-        session.deadline = now.mono.plus(session.ttl);
+        let lease = self.leases.get_mut(slot).ok_or_else(Rejection::session_unknown)?;
+        if let Some(ttl) = renewal.ttl {
+            lease.set_ttl(ttl);
+        }
+        if renewal.worker.is_some() {
+            lease.held = renewal.held || (lease.held && !moves);
+        }
+        lease.deadline = now.mono.plus(lease.ttl());
         lease.blamed = false;
-        let was = std::mem::replace(&mut session.state, State::Active);
+        let was = std::mem::replace(&mut lease.state, State::Active);
+        let far = lease.deadline.since(lease.recorded) >= record::slack(lease.ttl());
+        if far || moves || before != (lease.ttl(), lease.state, lease.held) {
+            lease.recorded = lease.deadline;
+            self.unrecorded.lease(slot);
+        }
+        let session = lease.session(&self.tenant);
         if was == State::Pending {
             self.pending -= 1;
+            out.push(Event::new(now, Subject::session(&session), Kind::SessionActivated));
             if session.probe {
-                lease.healthy_at = Some(now.mono.plus(self.limits.breaker.probe_healthy_after));
+                self.watch_probe(slot, now);
             }
-            out.push(Event::new(now, Subject::session(session), Kind::SessionActivated));
         }
-        let session = session.clone();
-        let moved = session.deadline.since(lease.recorded) >= record::slack(session.ttl);
-        if moved || before != (session.ttl, session.state, session.worker.clone(), lease.held) {
-            lease.recorded = session.deadline;
-            self.unrecorded.lease(id);
-        }
-        if lease.next_wake() < lease.timer {
-            rearm(&mut self.timers, lease);
-        }
+        self.wake(slot);
         self.last_used = now.mono;
         Ok(session)
     }
@@ -503,10 +505,13 @@ impl TenantState {
         out: &mut Vec<Event>,
     ) -> Result<Outcome, Rejection> {
         self.expire(now, out);
-        let lease = self.leases.get_mut(id).ok_or_else(Rejection::session_unknown)?;
-        let outcome = if lease.session.failed { Outcome::Failure } else { outcome };
-        lease.failure = lease.failure.take().or(failure);
-        self.end(id, outcome, EndCause::Released, None, now, out);
+        let slot = self.leases.find(id).ok_or_else(Rejection::session_unknown)?;
+        let lease = self.leases.get_mut(slot).ok_or_else(Rejection::session_unknown)?;
+        let outcome = if lease.failed { Outcome::Failure } else { outcome };
+        if lease.failure().is_none() {
+            lease.set_failure(failure);
+        }
+        self.end(slot, outcome, EndCause::Released, None, now, out);
         Ok(outcome)
     }
 
@@ -523,18 +528,19 @@ impl TenantState {
         out: &mut Vec<Event>,
     ) -> Result<(Session, bool), Rejection> {
         self.expire(now, out);
-        let lease = self.leases.get_mut(id).ok_or_else(Rejection::session_unknown)?;
-        lease.failure = Some(failure.clone());
-        let first = !std::mem::replace(&mut lease.session.failed, true);
-        let session = lease.session.clone();
+        let slot = self.leases.find(id).ok_or_else(Rejection::session_unknown)?;
+        let lease = self.leases.get_mut(slot).ok_or_else(Rejection::session_unknown)?;
+        lease.set_failure(Some(failure.clone()));
+        let first = !std::mem::replace(&mut lease.failed, true);
+        let session = lease.session(&self.tenant);
         if first {
             self.totals.failures += 1;
         }
-        self.unrecorded.lease(id);
+        self.unrecorded.lease(slot);
         out.push(Event::new(now, Subject::session(&session), Kind::FailureReported(failure)));
-        let counted = self.sample(id, false, now, out);
+        let counted = self.sample(slot, false, now, out);
         if end {
-            self.end(id, Outcome::Failure, EndCause::Reported, None, now, out);
+            self.end(slot, Outcome::Failure, EndCause::Reported, None, now, out);
         }
         Ok((session, counted))
     }
@@ -552,9 +558,10 @@ impl TenantState {
         out: &mut Vec<Event>,
     ) -> Result<Session, Rejection> {
         self.expire(now, out);
-        let lease = self.leases.get(id).ok_or_else(Rejection::session_unknown)?;
-        let session = lease.session.clone();
-        self.end(id, Outcome::Revoked, cause, actor, now, out);
+        let slot = self.leases.find(id).ok_or_else(Rejection::session_unknown)?;
+        let lease = self.leases.get(slot).ok_or_else(Rejection::session_unknown)?;
+        let session = lease.session(&self.tenant);
+        self.end(slot, Outcome::Revoked, cause, actor, now, out);
         Ok(session)
     }
 
@@ -572,41 +579,36 @@ impl TenantState {
         self.expire(now, out);
         let until = now.mono.plus(self.limits.lease.grace);
         let mut waiting = Waiting { sessions: 0, grace: self.limits.lease.grace };
-        for lease in self.leases.values_mut() {
-            let its = lease.session.worker.as_ref() == Some(worker)
-                && lease.session.owner.identity == owner.identity;
-            if !its || lease.session.state == State::Grace {
+        for slot in self.leases.slots() {
+            let Some(lease) = self.leases.get_mut(slot) else { continue };
+            if !lease.is_of(worker, owner) || lease.state == State::Grace {
                 continue;
             }
             waiting.sessions += 1;
             lease.held = false;
             // A pending lease keeps its state: it was nobody's to lose yet.
-            if lease.session.state == State::Active {
-                lease.session.state = State::Grace;
+            if lease.state == State::Active {
+                lease.state = State::Grace;
                 lease.blamed = blamed;
             }
-            lease.session.deadline = lease.session.deadline.min(until);
-            lease.recorded = lease.session.deadline;
-            self.unrecorded.lease(&lease.session.id);
-            if lease.next_wake() < lease.timer {
-                rearm(&mut self.timers, lease);
-            }
+            lease.deadline = lease.deadline.min(until);
+            lease.recorded = lease.deadline;
+            self.unrecorded.lease(slot);
+            self.wake(slot);
         }
         waiting
     }
 
     /// The worker is back: its waiting leases go on.
     pub fn attach(&mut self, worker: &WorkerId, owner: &Owner, now: Now) {
-        for lease in self.leases.values_mut() {
-            let session = &mut lease.session;
-            let its =
-                session.worker.as_ref() == Some(worker) && session.owner.identity == owner.identity;
-            if its && session.state == State::Grace {
-                session.state = State::Active;
-                session.deadline = now.mono.plus(session.ttl);
+        for slot in self.leases.slots() {
+            let Some(lease) = self.leases.get_mut(slot) else { continue };
+            if lease.is_of(worker, owner) && lease.state == State::Grace {
+                lease.state = State::Active;
+                lease.deadline = now.mono.plus(lease.ttl());
                 lease.blamed = false;
-                lease.recorded = session.deadline;
-                self.unrecorded.lease(&session.id);
+                lease.recorded = lease.deadline;
+                self.unrecorded.lease(slot);
             }
         }
     }
@@ -618,48 +620,47 @@ impl TenantState {
             self.tell(now, change.into(), None, out);
         }
         for _ in 0..EXPIRE_BATCH {
-            let Some((_, id)) = self.timers.first().filter(|(at, _)| *at <= now.mono).cloned()
-            else {
+            let Some((_, slot)) = self.leases.first_due().filter(|(at, _)| *at <= now.mono) else {
                 return false;
             };
-            let Some(lease) = self.leases.get_mut(&id) else {
-                self.timers.pop_first();
-                continue;
-            };
-            if lease.held && lease.session.deadline <= now.mono {
-                lease.session.deadline = now.mono.plus(lease.session.ttl);
+            let Some(lease) = self.leases.get_mut(slot) else { return false };
+            if lease.held && lease.deadline <= now.mono {
+                lease.deadline = now.mono.plus(lease.ttl());
             }
-            if lease.session.deadline <= now.mono {
-                let cause = cause_of(&lease.session);
-                self.end(&id, Outcome::Lost, cause, None, now, out);
+            if lease.deadline <= now.mono {
+                let cause = cause_of(lease);
+                self.end(slot, Outcome::Lost, cause, None, now, out);
                 continue;
             }
-            let healthy = lease.healthy_at.take_if(|at| *at <= now.mono).is_some()
-                && lease.session.state == State::Active
-                && !lease.session.failed;
-            rearm(&mut self.timers, lease);
+            let lived = lease.healthy_at().is_some_and(|at| at <= now.mono);
+            if lived {
+                lease.set_healthy_at(None);
+            }
+            let healthy = lived && lease.state == State::Active && !lease.failed;
+            self.leases.rearm(slot);
             if healthy {
-                self.sample(&id, true, now, out);
+                self.sample(slot, true, now, out);
             }
         }
         true
     }
 
     /// Gives a session's one sample to the breaker. True when it counted.
-    fn sample(&mut self, id: &SessionId, good: bool, now: Now, out: &mut Vec<Event>) -> bool {
-        let Some(lease) = self.leases.get_mut(id) else { return false };
+    fn sample(&mut self, slot: u32, good: bool, now: Now, out: &mut Vec<Event>) -> bool {
+        let Some(lease) = self.leases.get_mut(slot) else { return false };
+        let ticket = lease.ticket();
         // A probe that was healthy and fails after all re-opens a half-open
         // breaker: its first sample was wrong, so this is no second one.
-        let correction = !good && lease.ticket.probe;
+        let correction = !good && ticket.probe;
         if std::mem::replace(&mut lease.sampled, true) && !correction {
             return false;
         }
-        self.unrecorded.lease(id);
+        self.unrecorded.lease(slot);
         let policy = &self.limits.breaker;
         let (counted, change) = if good {
-            self.breaker.good(lease.ticket, now.mono, policy)
+            self.breaker.good(ticket, now.mono, policy)
         } else {
-            self.breaker.bad(lease.ticket, now.mono, policy)
+            self.breaker.bad(ticket, now.mono, policy)
         };
         if let Some(change) = change {
             self.tell(now, change.into(), None, out);
@@ -670,54 +671,53 @@ impl TenantState {
     /// Ends a live session: the only way out of `leases`.
     fn end(
         &mut self,
-        id: &SessionId,
+        slot: u32,
         outcome: Outcome,
         cause: EndCause,
         actor: Option<&Actor>,
         now: Now,
         out: &mut Vec<Event>,
     ) {
+        let Some(lease) = self.leases.get(slot) else { return };
+        let (failed, blamed) = (lease.failed, lease.blamed);
         let counted = match outcome {
-            Outcome::Success => self.sample(id, true, now, out),
+            Outcome::Success => self.sample(slot, true, now, out),
             Outcome::Failure => {
-                let reported = self.leases.get(id).is_some_and(|lease| lease.session.failed);
-                if !reported {
+                if !failed {
                     self.totals.failures += 1;
                 }
-                !reported && self.sample(id, false, now, out)
+                !failed && self.sample(slot, false, now, out)
             }
-            Outcome::Lost => {
-                let blamed = self.leases.get(id).is_some_and(|lease| lease.blamed);
-                blamed && self.sample(id, false, now, out)
-            }
+            Outcome::Lost => blamed && self.sample(slot, false, now, out),
             Outcome::Cancelled | Outcome::Revoked => false,
         };
-        let Some(lease) = self.leases.remove(id) else { return };
-        self.timers.remove(&(lease.timer, id.clone()));
-        if lease.session.state == State::Pending {
+        let Some(lease) = self.leases.remove(slot) else { return };
+        if lease.state == State::Pending {
             self.pending -= 1;
         }
-        self.breaker.give_back(lease.ticket);
+        self.breaker.give_back(lease.ticket());
         self.last_used = now.mono;
+        self.unrecorded.ended(&lease, outcome);
         let kind = Kind::SessionEnded {
             outcome,
             cause,
-            held: now.mono.since(lease.session.acquired.mono),
-            failure: lease.failure,
+            held: now.mono.since(lease.acquired()),
+            failure: lease.failure().cloned(),
             counted,
         };
-        out.push(Event::new(now, Subject::session(&lease.session), kind).by(actor));
+        out.push(Event::new(now, lease.subject(&self.tenant), kind).by(actor));
     }
 
     /// Takes a session just granted back, as if it had never been: its grant
     /// could not be recorded.
     pub fn take_back(&mut self, id: &SessionId) {
-        let Some(lease) = self.leases.remove(id) else { return };
-        self.timers.remove(&(lease.timer, id.clone()));
-        if lease.session.state == State::Pending {
+        let Some(lease) = self.leases.find(id).and_then(|slot| self.leases.remove(slot)) else {
+            return;
+        };
+        if lease.state == State::Pending {
             self.pending -= 1;
         }
-        self.breaker.give_back(lease.ticket);
+        self.breaker.give_back(lease.ticket());
         self.totals.started -= 1;
     }
 
@@ -744,7 +744,7 @@ impl TenantState {
     /// Refuses new sessions.
     pub fn suspend(&mut self, actor: &Actor, now: Now, out: &mut Vec<Event>) {
         self.unrecorded.switches();
-        self.suspension = Some(Suspension { actor: actor.clone(), since: now });
+        self.suspension = Some(Box::new(Suspension { actor: actor.clone(), since: now }));
         self.tell(now, Kind::Suspended, Some(actor), out);
     }
 
@@ -800,8 +800,8 @@ impl TenantState {
     /// `SESSION_UNKNOWN`, in the same words when the session is not there and
     /// when it is somebody else's.
     pub fn check(&self, id: &SessionId, claim: &Claim) -> Result<(), Rejection> {
-        let session = self.session(id).ok_or_else(Rejection::session_unknown)?;
-        if claim.admits(&self.tenant, &session.owner) {
+        let lease = self.lease(id).ok_or_else(Rejection::session_unknown)?;
+        if claim.admits(&self.tenant, lease.owner()) {
             Ok(())
         } else {
             Err(Rejection::session_hidden(&self.tenant))
@@ -810,13 +810,25 @@ impl TenantState {
 
     /// One live session.
     #[must_use]
-    pub fn session(&self, id: &SessionId) -> Option<&Session> {
-        self.leases.get(id).map(|lease| &lease.session)
+    pub fn session(&self, id: &SessionId) -> Option<Session> {
+        self.lease(id).map(|lease| lease.session(&self.tenant))
+    }
+
+    /// A session is live.
+    #[must_use]
+    pub fn has(&self, id: &SessionId) -> bool {
+        self.leases.find(id).is_some()
+    }
+
+    /// The process that runs a live session.
+    #[must_use]
+    pub fn worker_of(&self, id: &SessionId) -> Option<&WorkerId> {
+        self.lease(id)?.worker()
     }
 
     /// All live sessions, in no order.
-    pub fn sessions(&self) -> impl Iterator<Item = &Session> {
-        self.leases.values().map(|lease| &lease.session)
+    pub fn sessions(&self) -> impl Iterator<Item = Session> {
+        self.leases.iter().map(|lease| lease.session(&self.tenant))
     }
 
     /// The tenant as others may see it.
@@ -829,7 +841,7 @@ impl TenantState {
             cap: self.cap(),
             cap_overridden: self.cap_override.is_some(),
             max_acquires_per_second: self.limits.acquires_per_second,
-            suspension: self.suspension.clone(),
+            suspension: self.suspension.as_deref().cloned(),
             breaker: self.breaker.view(now, &self.limits.breaker),
             probes: match self.breaker.state() {
                 breaker::State::HalfOpen { live, healthy } => (live, healthy),
@@ -840,16 +852,10 @@ impl TenantState {
     }
 }
 
-const fn cause_of(session: &Session) -> EndCause {
-    match session.state {
+const fn cause_of(lease: &Lease) -> EndCause {
+    match lease.state {
         State::Pending => EndCause::PendingExpired,
         State::Active => EndCause::TtlExpired,
         State::Grace => EndCause::WorkerLost,
     }
-}
-
-fn rearm(timers: &mut BTreeSet<(Timestamp, SessionId)>, lease: &mut Lease) {
-    timers.remove(&(lease.timer, lease.session.id.clone()));
-    lease.timer = lease.next_wake();
-    timers.insert((lease.timer, lease.session.id.clone()));
 }

@@ -5,7 +5,7 @@
 //! of the period that admitted them, and an outcome counts for that period
 //! only: late failures of sessions from before an opening cannot open it again.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +21,7 @@ const BUCKETS: usize = 12;
 /// What a session keeps of its admission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ticket {
-    period: u64,
+    pub(super) period: u64,
     /// Admitted while half-open.
     pub probe: bool,
 }
@@ -71,12 +71,15 @@ pub struct Breaker {
     period: u64,
     /// Openings since it was last closed: each doubles the cooldown.
     openings: u32,
-    window: Window,
+    /// None before the first sample: most breakers of a large sidecar have none. Shared
+    /// with what was last recorded, until one of them differs.
+    #[serde(with = "window")]
+    window: Option<Arc<Window>>,
 }
 
 impl Default for Breaker {
     fn default() -> Self {
-        Self { state: State::Closed, period: 0, openings: 0, window: Window::default() }
+        Self { state: State::Closed, period: 0, openings: 0, window: None }
     }
 }
 
@@ -90,7 +93,7 @@ impl Breaker {
     /// Good and bad samples in the window.
     #[must_use]
     pub fn samples(&self, now: Timestamp, policy: &BreakerPolicy) -> (u32, u32) {
-        self.window.totals(now, policy.window)
+        self.window.as_ref().map_or((0, 0), |window| window.totals(now, policy.window))
     }
 
     /// Nothing would be lost by forgetting it.
@@ -171,7 +174,7 @@ impl Breaker {
         }
         match &mut self.state {
             State::Closed => {
-                self.window.add(now, policy.window, true);
+                self.count(now, policy, true);
                 (true, self.judge(now, policy))
             }
             State::HalfOpen { healthy, .. } => {
@@ -195,7 +198,7 @@ impl Breaker {
         }
         match self.state {
             State::Closed => {
-                self.window.add(now, policy.window, false);
+                self.count(now, policy, false);
                 (true, self.judge(now, policy))
             }
             State::HalfOpen { .. } => (true, Some(self.open(now, policy, None, (1, 1)))),
@@ -230,6 +233,10 @@ impl Breaker {
         self.close()
     }
 
+    fn count(&mut self, now: Timestamp, policy: &BreakerPolicy, good: bool) {
+        Arc::make_mut(self.window.get_or_insert_default()).add(now, policy.window, good);
+    }
+
     fn judge(&mut self, now: Timestamp, policy: &BreakerPolicy) -> Option<Change> {
         let (good, bad) = self.samples(now, policy);
         let samples = good + bad;
@@ -262,7 +269,7 @@ impl Breaker {
     fn enter(&mut self, state: State) {
         self.state = state;
         self.period += 1;
-        self.window = Window::default();
+        self.window = None;
     }
 }
 
@@ -291,44 +298,71 @@ impl Breaker {
     }
 }
 
+/// Good and bad samples of one stretch of time.
+type Bucket = (u32, u32);
+
 /// Counts of the last `window`, in a ring of buckets.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Written", into = "Written")]
 struct Window {
     /// The window that the buckets were cut for: a reload may change it.
-    #[serde(with = "nanos")]
     cut_for: Duration,
-    #[serde(with = "filled")]
+    /// The newest stretch of time that has a bucket; those before it have the others.
+    newest: u64,
     buckets: [Bucket; BUCKETS],
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Bucket {
-    /// Which stretch of time; 0 is never used.
-    stretch: u64,
-    good: u32,
-    bad: u32,
+/// As it is written: only the buckets that hold something, each with its stretch.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    #[serde(with = "nanos")]
+    cut_for: Duration,
+    buckets: Vec<(u64, u32, u32)>,
 }
 
-/// Only the buckets that hold something are written: most are empty.
-mod filled {
-    use serde::{Deserialize as _, Deserializer, Serializer};
-
-    use super::{BUCKETS, Bucket};
-
-    pub fn serialize<S: Serializer>(ring: &[Bucket; BUCKETS], to: S) -> Result<S::Ok, S::Error> {
-        let filled = ring.iter().filter(|bucket| bucket.stretch != 0);
-        to.collect_seq(filled.map(|bucket| (bucket.stretch, bucket.good, bucket.bad)))
+impl From<Window> for Written {
+    fn from(window: Window) -> Self {
+        let filled = window.stretches().map(|(stretch, (good, bad))| (stretch, good, bad));
+        let buckets = filled.filter(|(_, good, bad)| good + bad > 0).collect();
+        Self { cut_for: window.cut_for, buckets }
     }
+}
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<[Bucket; BUCKETS], D::Error> {
-        let mut ring = [Bucket::default(); BUCKETS];
-        for (stretch, good, bad) in Vec::<(u64, u32, u32)>::deserialize(from)? {
-            let index = usize::try_from(stretch % BUCKETS as u64).unwrap_or(0);
-            if let Some(bucket) = ring.get_mut(index) {
-                *bucket = Bucket { stretch, good, bad };
+impl From<Written> for Window {
+    fn from(written: Written) -> Self {
+        let mut window = Self { cut_for: written.cut_for, ..Self::default() };
+        for (stretch, good, bad) in written.buckets {
+            if let Some(bucket) = window.bucket(stretch) {
+                *bucket = (good, bad);
             }
         }
-        Ok(ring)
+        window
+    }
+}
+
+/// A breaker without samples is written as one with an empty window.
+mod window {
+    use std::sync::Arc;
+
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    use super::Window;
+
+    pub fn serialize<S: Serializer>(
+        window: &Option<Arc<Window>>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        match window {
+            Some(window) => window.serialize(to),
+            None => Window::default().serialize(to),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<Arc<Window>>, D::Error> {
+        let window = Window::deserialize(from)?;
+        Ok((window != Window::default()).then(|| Arc::new(window)))
     }
 }
 
@@ -339,17 +373,41 @@ impl Window {
         u64::try_from(index).unwrap_or(u64::MAX - 1) + 1
     }
 
+    fn place(stretch: u64) -> usize {
+        usize::try_from(stretch % BUCKETS as u64).unwrap_or(0)
+    }
+
+    /// The stretches that have a bucket, and what they hold.
+    fn stretches(&self) -> impl Iterator<Item = (u64, Bucket)> {
+        let oldest = (self.newest + 1).saturating_sub(BUCKETS as u64).max(1);
+        (oldest..=self.newest).map(|stretch| {
+            (stretch, self.buckets.get(Self::place(stretch)).copied().unwrap_or_default())
+        })
+    }
+
+    /// The bucket of a stretch; none when it is out of the window already.
+    fn bucket(&mut self, stretch: u64) -> Option<&mut Bucket> {
+        let new = stretch.saturating_sub(self.newest).min(BUCKETS as u64);
+        for later in (stretch + 1).saturating_sub(new)..=stretch {
+            if new > 0
+                && let Some(bucket) = self.buckets.get_mut(Self::place(later))
+            {
+                *bucket = (0, 0);
+            }
+        }
+        self.newest = self.newest.max(stretch);
+        if stretch + BUCKETS as u64 <= self.newest {
+            return None;
+        }
+        self.buckets.get_mut(Self::place(stretch))
+    }
+
     fn add(&mut self, now: Timestamp, window: Duration, good: bool) {
         if self.cut_for != window {
             *self = Self { cut_for: window, ..Self::default() };
         }
-        let stretch = Self::stretch(now, window);
-        let index = usize::try_from(stretch % BUCKETS as u64).unwrap_or(0);
-        if let Some(bucket) = self.buckets.get_mut(index) {
-            if bucket.stretch != stretch {
-                *bucket = Bucket { stretch, good: 0, bad: 0 };
-            }
-            let count = if good { &mut bucket.good } else { &mut bucket.bad };
+        if let Some((well, badly)) = self.bucket(Self::stretch(now, window)) {
+            let count = if good { well } else { badly };
             *count = count.saturating_add(1);
         }
     }
@@ -360,12 +418,12 @@ impl Window {
         }
         let newest = Self::stretch(now, window);
         let oldest = newest.saturating_sub(BUCKETS as u64 - 1);
-        self.buckets
-            .iter()
-            .filter(|bucket| bucket.stretch != 0 && (oldest..=newest).contains(&bucket.stretch))
-            .fold((0, 0), |(good, bad), bucket| {
-                (bucket.good.saturating_add(good), bucket.bad.saturating_add(bad))
-            })
+        self.stretches().filter(|(stretch, _)| (oldest..=newest).contains(stretch)).fold(
+            (0, 0),
+            |(good, bad): Bucket, (_, (well, badly))| {
+                (good.saturating_add(well), bad.saturating_add(badly))
+            },
+        )
     }
 }
 
@@ -436,6 +494,29 @@ mod tests {
         breaker.bad(ticket, at(61), &POLICY);
         assert_eq!(breaker.state(), State::Closed);
         assert_eq!(breaker.samples(at(61), &POLICY), (0, 1));
+    }
+
+    #[test]
+    fn samples_come_back_from_the_state_as_they_were_written_also_by_earlier_versions() {
+        let mut breaker = Breaker::default();
+        let ticket = breaker.admit();
+        let written = serde_json::to_string(&breaker).unwrap();
+        assert!(written.ends_with(r#""window":{"cut_for":0,"buckets":[]}}"#), "{written}");
+        assert_eq!(serde_json::from_str::<Breaker>(&written).unwrap(), breaker);
+        for (second, good) in [(2, true), (3, false), (13, true), (58, true), (70, true)] {
+            let _ = if good {
+                breaker.good(ticket, at(second), &POLICY)
+            } else {
+                breaker.bad(ticket, at(second), &POLICY)
+            };
+        }
+        let written = serde_json::to_string(&breaker).unwrap();
+        let buckets = r#"{"cut_for":60000000000,"buckets":[[12,1,0],[15,1,0]]}"#;
+        assert!(written.contains(buckets), "{written}");
+        let read: Breaker = serde_json::from_str(&written).unwrap();
+        assert_eq!(read, breaker);
+        assert_eq!(read.samples(at(70), &POLICY), (2, 0));
+        assert_eq!(read.samples(at(116), &POLICY), (1, 0));
     }
 
     #[test]

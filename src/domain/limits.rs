@@ -1,7 +1,7 @@
 //! The numbers that bind a tenant. Valid by construction: `config` refuses
 //! nonsense before one of these exists.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -85,8 +85,9 @@ impl Default for BreakerPolicy {
 pub struct Terms {
     /// It has an entry of its own.
     pub known: bool,
-    /// The numbers that bind it.
-    pub limits: TenantLimits,
+    /// The numbers that bind it: most tenants have those of the defaults.
+    #[serde(with = "shared")]
+    pub limits: Arc<TenantLimits>,
     /// Names this state of its config; empty: it has none.
     pub version: String,
     /// Later states of the config have higher ones. Among those of one number
@@ -106,11 +107,35 @@ pub fn told(version: &str, credentials: Option<u64>) -> String {
     }
 }
 
+/// As what it points to.
+mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    use super::TenantLimits;
+
+    pub fn serialize<S: Serializer>(limits: &Arc<TenantLimits>, to: S) -> Result<S::Ok, S::Error> {
+        TenantLimits::serialize(limits, to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<TenantLimits>, D::Error> {
+        TenantLimits::deserialize(from).map(Arc::new)
+    }
+}
+
 impl Terms {
     /// The version that users see: differs when a credential does.
     #[must_use]
     pub fn told(&self) -> String {
         told(&self.version, self.credentials)
+    }
+
+    /// `other` may have something newer.
+    #[must_use]
+    pub fn is_behind(&self, other: &Self) -> bool {
+        other.generation > self.generation
+            || (other.version == self.version && other.credentials > self.credentials)
     }
 
     /// Takes later terms over; true when users must be told. Of two that come

@@ -123,7 +123,7 @@ pub struct TenantConfig {
     /// Has an entry of its own.
     pub known: bool,
     /// Its numbers.
-    pub limits: TenantLimits,
+    pub limits: Arc<TenantLimits>,
     /// Providers in use, by slot.
     pub providers: BTreeMap<String, Arc<Provider>>,
     /// Labels for the agent.

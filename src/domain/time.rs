@@ -1,53 +1,66 @@
 //! Points in time, handed in by the caller. Nothing here can ask for "now".
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A reading of the monotonic clock: time since an origin that is the same for
 /// all processes until the machine boots again. Leases and breakers are decided
-/// by this one alone, so that a jump of the wall clock changes nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Timestamp(Duration);
+/// by this one alone, so that a jump of the wall clock changes nothing. In nanoseconds,
+/// enough for five centuries.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Timestamp(u64);
 
 impl Timestamp {
     /// The clock's origin.
-    pub const ZERO: Self = Self(Duration::ZERO);
+    pub const ZERO: Self = Self(0);
 
     /// A reading of `since_origin` after the origin.
     #[must_use]
     pub const fn new(since_origin: Duration) -> Self {
-        Self(since_origin)
+        Self(whole(since_origin))
     }
 
     /// Time since the origin.
     #[must_use]
     pub const fn since_origin(self) -> Duration {
-        self.0
+        Duration::from_nanos(self.0)
     }
 
     /// `by` later. Saturates instead of overflowing.
     #[must_use]
     pub const fn plus(self, by: Duration) -> Self {
-        Self(self.0.saturating_add(by))
+        Self(self.0.saturating_add(whole(by)))
     }
 
     /// How long after `earlier` this is; zero when it is not after it.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {
-        self.0.saturating_sub(earlier.0)
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
+}
+
+impl fmt::Debug for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.since_origin().fmt(f)
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "compared before")]
+const fn whole(time: Duration) -> u64 {
+    let nanos = time.as_nanos();
+    if nanos > u64::MAX as u128 { u64::MAX } else { nanos as u64 }
 }
 
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        nanos::serialize(&self.0, to)
+        to.serialize_u64(self.0)
     }
 }
 
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        nanos::deserialize(from).map(Self)
+        u64::deserialize(from).map(Self)
     }
 }
 
@@ -60,7 +73,7 @@ pub mod nanos {
     /// # Errors
     /// The format's.
     pub fn serialize<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_u64(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+        to.serialize_u64(super::whole(*time))
     }
 
     /// Reads one.

@@ -40,7 +40,7 @@ impl Ending {
 
 /// The memory. At its bound the oldest id is forgotten first.
 #[derive(Debug)]
-pub struct Ended {
+pub struct Endings {
     by_id: HashMap<SessionId, Ending>,
     order: VecDeque<(Timestamp, SessionId)>,
     /// How many have been forgotten, so that each has a number that stays.
@@ -49,7 +49,7 @@ pub struct Ended {
     keep: Duration,
 }
 
-impl Ended {
+impl Endings {
     /// Remembers at most `max` ids, for `keep`.
     #[must_use]
     pub fn new(max: usize, keep: Duration) -> Self {

@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use dashmap::{DashMap, Entry};
 use parking_lot::Mutex;
 
-use super::ended::{Ended, Ending};
+use super::ended::{Ending, Endings};
 use crate::{
     app::ports::{
         Change, EventSink, Journal, Publish, SessionStore, SharedCaps, StoreTotals, TenantSnapshot,
@@ -26,7 +26,7 @@ use crate::{
     },
     domain::{
         access::{Claim, Owner},
-        admission::{Acquire, Changes, Grant, TenantState, View, Waiting},
+        admission::{Acquire, Changes, Ended, Grant, TenantState, View, Waiting},
         event::{Actor, Event, Kind, Subject},
         limits::Terms,
         record::{Image, Record},
@@ -43,6 +43,7 @@ const NEVER: u64 = u64::MAX;
 const SWEEP_MICROS: u64 = 1_000_000;
 
 struct Tenant {
+    id: TenantId,
     /// When its state next changes by itself, in microseconds of the monotonic
     /// clock: read by the timer without taking the lock.
     next_due: AtomicU64,
@@ -52,9 +53,11 @@ struct Tenant {
 }
 
 impl Tenant {
-    fn new(state: TenantState, terms: Terms) -> Self {
+    fn new(state: TenantState, terms: Arc<Terms>) -> Self {
+        let id = state.tenant().clone();
         let slot = Slot { state, terms, recorded: None, gone: false };
         Self {
+            id,
             next_due: AtomicU64::new(NEVER),
             next_sweep: AtomicU64::new(NEVER),
             slot: Mutex::new(slot),
@@ -69,29 +72,23 @@ impl Tenant {
 struct Slot {
     state: TenantState,
     /// What it runs on.
-    terms: Terms,
-    /// Of what version and numbers the terms are recorded.
-    recorded: Option<Terms>,
+    terms: Arc<Terms>,
+    /// The terms that are recorded.
+    recorded: Option<Arc<Terms>>,
     /// Dropped from the table: whoever still holds it must look again.
     gone: bool,
-}
-
-/// Whose a session is.
-struct Holder {
-    tenant: TenantId,
-    owner: Owner,
 }
 
 /// The store.
 pub struct MemoryStore {
     tenants: DashMap<TenantId, Arc<Tenant>>,
-    /// Live sessions only.
-    index: DashMap<SessionId, Holder>,
+    /// Live sessions only. A tenant that has one stays.
+    index: DashMap<SessionId, Arc<Tenant>>,
     /// Live sessions by agent; unnamed agents under none.
     agents: DashMap<AgentName, u32>,
     /// Live sessions by worker and tenant: says whom to blame for its death.
     workers: DashMap<WorkerId, HashMap<TenantId, u32>>,
-    ended: Mutex<Ended>,
+    ended: Mutex<Endings>,
     live: AtomicU32,
     unknown: AtomicU32,
     started: AtomicU64,
@@ -114,7 +111,7 @@ impl MemoryStore {
             index: DashMap::new(),
             agents: DashMap::new(),
             workers: DashMap::new(),
-            ended: Mutex::new(Ended::new(ended, ended_for)),
+            ended: Mutex::new(Endings::new(ended, ended_for)),
             live: AtomicU32::new(0),
             unknown: AtomicU32::new(0),
             started: AtomicU64::new(0),
@@ -148,8 +145,8 @@ impl MemoryStore {
                         Rejection::limit_reached("tenants without a config entry", max_unknown)
                     })?;
                 }
-                let state = TenantState::new(tenant.clone(), terms.limits, now);
-                let made = Arc::new(Tenant::new(state, terms.clone()));
+                let state = TenantState::new(tenant.clone(), Arc::clone(&terms.limits), now);
+                let made = Arc::new(Tenant::new(state, Arc::new(terms.clone())));
                 Ok(Arc::clone(&place.insert(made)))
             }
         }
@@ -159,7 +156,7 @@ impl MemoryStore {
     /// `None` when the state was dropped meanwhile.
     fn step<R>(
         &self,
-        tenant: &Tenant,
+        tenant: &Arc<Tenant>,
         now: Now,
         decide: impl FnOnce(&mut Slot, &mut Vec<Event>) -> R,
     ) -> Option<R> {
@@ -170,7 +167,7 @@ impl MemoryStore {
     /// recorded.
     fn recorded_step<R>(
         &self,
-        tenant: &Tenant,
+        tenant: &Arc<Tenant>,
         now: Now,
         decide: impl FnOnce(&mut Slot, &mut Vec<Event>) -> R,
         undo: impl FnOnce(&mut Slot, &mut Vec<Event>, R) -> R,
@@ -188,22 +185,21 @@ impl MemoryStore {
         if due > 0 {
             // Before it is booked: another tenant may take its place on the
             // machine. What could not be recorded comes back and ends again.
-            let _ = self.record(&mut slot, &events, now);
+            let _ = self.record(&mut slot, now);
         }
-        events.iter().for_each(|event| self.book(&slot.state, event, now));
+        events.iter().for_each(|event| self.book(tenant, event));
         let mut result = decide(&mut slot, &mut events);
         // Before anybody is told: what was told must outlive the process.
-        let decided = events.get(due..).unwrap_or_default();
-        if self.record(&mut slot, decided, now).is_err() {
+        if self.record(&mut slot, now).is_err() {
             result = undo(&mut slot, &mut events, result);
         }
-        events.iter().skip(due).for_each(|event| self.book(&slot.state, event, now));
+        events.iter().skip(due).for_each(|event| self.book(tenant, event));
         let after = slot.state.totals();
         self.started.fetch_add(after.started - before.started, Ordering::Relaxed);
         self.failures.fetch_add(after.failures - before.failures, Ordering::Relaxed);
         let due = slot.state.next_due().map_or(NEVER, micros);
         tenant.next_due.store(due, Ordering::Release);
-        let sweep = if slot.state.sessions().next().is_none() { 0 } else { NEVER };
+        let sweep = if slot.state.is_live() { NEVER } else { 0 };
         tenant.next_sweep.store(sweep, Ordering::Release);
         if !events.is_empty() {
             self.sink.append(events);
@@ -211,25 +207,25 @@ impl MemoryStore {
         Some(result)
     }
 
-    /// Records what a step changed.
-    fn record(&self, slot: &mut Slot, events: &[Event], now: Now) -> Result<(), Unrecorded> {
-        let tenant = slot.state.tenant();
-        let ended = events.iter().filter_map(|event| match (&event.kind, &event.subject.session) {
-            (Kind::SessionEnded { outcome, .. }, Some(session)) => {
-                let owner = self.index.get(session).map(|holder| holder.owner.clone());
-                let owner = owner.unwrap_or_default();
-                let ending = Ending { tenant: tenant.clone(), owner, outcome: *outcome };
-                Some(ending.record(session.clone(), now.mono))
-            }
-            _ => None,
-        });
-        let mut records: Vec<Record> = ended.collect();
-        if slot.recorded.as_ref() != Some(&slot.terms) {
-            slot.recorded = Some(slot.terms.clone());
-            records.push(Record::Terms { tenant: tenant.clone(), terms: slot.terms.clone() });
-        }
+    /// Records what a step changed, and remembers what it ended: before that is out of
+    /// the index, so that it can always be told from what never was.
+    fn record(&self, slot: &mut Slot, now: Now) -> Result<(), Unrecorded> {
+        let tenant = slot.state.tenant().clone();
         let changes = slot.state.take_changes();
-        push(&mut records, slot.state.tenant(), changes);
+        let mut records = Vec::new();
+        for Ended { session, owner, outcome } in &changes.ended {
+            let (owner, outcome) = (owner.clone(), *outcome);
+            let ending = Ending { tenant: tenant.clone(), owner, outcome };
+            records.push(ending.record(session.clone(), now.mono));
+            self.ended.lock().insert(session.clone(), ending, now.mono);
+        }
+        let recorded = slot.recorded.as_ref();
+        if recorded.is_none_or(|r| !Arc::ptr_eq(r, &slot.terms) && r != &slot.terms) {
+            slot.recorded = Some(Arc::clone(&slot.terms));
+            let terms = Terms::clone(&slot.terms);
+            records.push(Record::Terms { tenant: tenant.clone(), terms });
+        }
+        push(&mut records, &tenant, changes);
         if records.is_empty() { Ok(()) } else { self.journal.record(&records) }
     }
 
@@ -253,8 +249,8 @@ impl MemoryStore {
         if slot.gone {
             return Ok(());
         }
-        let terms = slot.terms.clone();
-        slot.recorded = Some(terms.clone());
+        slot.recorded = Some(Arc::clone(&slot.terms));
+        let terms = Terms::clone(&slot.terms);
         let mut records = vec![Record::Terms { tenant: tenant.clone(), terms }];
         push(&mut records, tenant, slot.state.record());
         self.journal.record(&records)
@@ -278,10 +274,10 @@ impl MemoryStore {
                 // told once too often rather than once too little.
                 (terms.version, terms.credentials) = (String::new(), None);
             }
+            let mut live = Vec::with_capacity(saved.leases.len());
             for lease in saved.leases.values() {
                 let session = &lease.session;
-                let holder = Holder { tenant: id.clone(), owner: session.owner.clone() };
-                self.index.insert(session.id.clone(), holder);
+                live.push(session.id.clone());
                 self.live.fetch_add(1, Ordering::AcqRel);
                 if let Some(agent) = &session.agent {
                     *self.agents.entry(agent.clone()).or_insert(0) += 1;
@@ -291,8 +287,12 @@ impl MemoryStore {
             if !terms.known {
                 self.unknown.fetch_add(1, Ordering::AcqRel);
             }
-            let state = TenantState::restore(id.clone(), terms.limits, saved, rebooted, now);
-            let tenant = Arc::new(Tenant::new(state, terms));
+            let limits = Arc::clone(&terms.limits);
+            let state = TenantState::restore(id.clone(), limits, saved, rebooted, now);
+            let tenant = Arc::new(Tenant::new(state, Arc::new(terms)));
+            for session in live {
+                self.index.insert(session, Arc::clone(&tenant));
+            }
             self.tenants.insert(id, Arc::clone(&tenant));
             // Also sets when it is due.
             while self.step(&tenant, now, |slot, events| slot.state.expire(now, events))
@@ -311,9 +311,12 @@ impl MemoryStore {
         now: Now,
         events: &mut Vec<Event>,
     ) -> bool {
+        if !slot.terms.is_behind(terms) {
+            return false;
+        }
         let was_known = slot.terms.known;
-        let limits = slot.terms.limits;
-        let changed = slot.terms.update(terms);
+        let limits = Arc::clone(&slot.terms.limits);
+        let changed = Arc::make_mut(&mut slot.terms).update(terms);
         match (was_known, slot.terms.known) {
             (true, false) => _ = self.unknown.fetch_add(1, Ordering::AcqRel),
             (false, true) => _ = self.unknown.fetch_sub(1, Ordering::AcqRel),
@@ -324,31 +327,26 @@ impl MemoryStore {
             events.push(Event::new(now, Subject::tenant(tenant), kind));
         }
         if changed || limits != slot.terms.limits {
-            slot.state.configure(slot.terms.limits, now, events);
+            slot.state.configure(Arc::clone(&slot.terms.limits), now, events);
         }
         changed
     }
 
     /// Keeps the tables beside the tenants true to their events.
-    fn book(&self, state: &TenantState, event: &Event, now: Now) {
+    fn book(&self, of: &Arc<Tenant>, event: &Event) {
         let Subject { tenant: Some(tenant), session: Some(id), agent, worker } = &event.subject
         else {
             return;
         };
         match &event.kind {
             Kind::SessionAcquired { .. } => {
-                let owner = state.session(id).map(|session| session.owner.clone());
-                let owner = owner.unwrap_or_default();
-                self.index.insert(id.clone(), Holder { tenant: tenant.clone(), owner });
+                self.index.insert(id.clone(), Arc::clone(of));
                 self.count_worker(worker.as_ref(), tenant, 1);
             }
-            Kind::SessionEnded { outcome, .. } => {
-                let holder = self.index.remove(id).map(|(_, holder)| holder.owner);
+            Kind::SessionEnded { .. } => {
+                self.index.remove(id);
                 self.give_shared_back(agent.as_ref());
                 self.count_worker(worker.as_ref(), tenant, -1);
-                let owner = holder.unwrap_or_default();
-                let ending = Ending { tenant: tenant.clone(), owner, outcome: *outcome };
-                self.ended.lock().insert(id.clone(), ending, now.mono);
             }
             _ => {}
         }
@@ -377,13 +375,11 @@ impl MemoryStore {
         now: Now,
         decide: impl FnOnce(&mut Slot, &mut Vec<Event>) -> Result<R, Rejection>,
     ) -> Result<R, Rejection> {
-        let tenant = self.index.get(id).map(|holder| holder.tenant.clone());
-        let Some(tenant) = tenant else { return Err(self.not_live(id, claim)) };
-        let decided = self.find(&tenant).and_then(|found| {
-            self.step(&found, now, |slot, events| {
-                slot.state.check(id, claim)?;
-                decide(slot, events)
-            })
+        let found = self.index.get(id).map(|tenant| Arc::clone(&tenant));
+        let Some(found) = found else { return Err(self.not_live(id, claim)) };
+        let decided = self.step(&found, now, |slot, events| {
+            slot.state.check(id, claim)?;
+            decide(slot, events)
         });
         match decided {
             // It may have ended by being due in this very step.
@@ -392,7 +388,7 @@ impl MemoryStore {
             Some(Err(refused)) if refused.reason == Reason::SessionUnknown => {
                 Err(self.not_live(id, claim))
             }
-            Some(result) => result.map_err(|refused| refused.of(&tenant)),
+            Some(result) => result.map_err(|refused| refused.of(&found.id)),
         }
     }
 
@@ -494,11 +490,9 @@ impl SessionStore for MemoryStore {
                 // In the same step: a cap that was changed before this acquire
                 // asked for the config holds for it.
                 self.reconfigure(slot, tenant, terms, now, events);
-                let live = slot.state.session(&request.session);
-                let previous = live.and_then(|s| s.worker.clone());
-                if live.is_none()
-                    && let Some(ending) = self.ended.lock().get(&request.session)
-                {
+                let live = slot.state.has(&request.session);
+                let previous = slot.state.worker_of(&request.session).cloned();
+                if !live && let Some(ending) = self.ended.lock().get(&request.session) {
                     return Err(if ending.tenant == *tenant && ending.owner.is(&request.owner) {
                         Rejection::ended(ending.outcome).of(tenant)
                     } else {
@@ -506,12 +500,12 @@ impl SessionStore for MemoryStore {
                     });
                 }
                 if let Some(problem) = self.journal.problem()
-                    && (live.is_none() || self.journal.is_doubtful(&request.session))
+                    && (!live || self.journal.is_doubtful(&request.session))
                 {
                     return Err(unrecorded(&problem).of(tenant));
                 }
                 let place = match self.index.entry(request.session.clone()) {
-                    Entry::Occupied(holder) if holder.get().tenant != *tenant => {
+                    Entry::Occupied(holder) if holder.get().id != *tenant => {
                         return Err(Rejection::session_conflict().of(tenant));
                     }
                     place => place,
@@ -519,10 +513,7 @@ impl SessionStore for MemoryStore {
                 // Not held across the transition: booking what it ends takes
                 // the table again.
                 let fresh = matches!(place, Entry::Vacant(_));
-                place.or_insert_with(|| Holder {
-                    tenant: tenant.clone(),
-                    owner: request.owner.clone(),
-                });
+                place.or_insert_with(|| Arc::clone(&found));
                 let claim = |take| self.claim(request.agent.as_ref(), caps, take);
                 let granted = slot.state.acquire(&request, claim, now, events);
                 match &granted {
@@ -565,7 +556,7 @@ impl SessionStore for MemoryStore {
         now: Now,
     ) -> Result<Session, Rejection> {
         self.on_session(id, claim, now, |slot, events| {
-            let before = slot.state.session(id).and_then(|s| s.worker.clone());
+            let before = slot.state.worker_of(id).cloned();
             let session = slot.state.renew(id, &renewal, now, events)?;
             if session.worker != before {
                 self.count_worker(before.as_ref(), &session.tenant, -1);
@@ -625,7 +616,7 @@ impl SessionStore for MemoryStore {
         self.renew(&id, claim, Renewal::default(), now).await?;
         self.on_session(&id, claim, now, |slot, events| {
             let session = slot.state.session(&id).ok_or_else(Rejection::session_unknown)?;
-            let subject = Subject::session(session);
+            let subject = Subject::session(&session);
             if !slot.state.may_publish(per_second, now) {
                 return Err(Rejection::limit_reached(
                     "agent events per second of the tenant",
@@ -696,6 +687,7 @@ impl SessionStore for MemoryStore {
             if tenant.next_sweep.load(Ordering::Acquire) <= due {
                 tenant.next_sweep.store(due + SWEEP_MICROS, Ordering::Release);
                 let mut slot = tenant.slot.lock();
+                slot.state.trim();
                 if !slot.gone && slot.state.is_idle(now, slot.terms.known, idle_after) {
                     slot.gone = true;
                     if !slot.terms.known {
@@ -746,10 +738,9 @@ impl SessionStore for MemoryStore {
     }
 
     async fn session(&self, id: &SessionId, claim: &Claim) -> Result<Session, Rejection> {
-        let tenant = self.index.get(id).map(|holder| holder.tenant.clone());
-        let session = tenant
-            .and_then(|tenant| self.find(&tenant))
-            .and_then(|found| found.slot.lock().state.session(id).cloned())
+        let found = self.index.get(id).map(|tenant| Arc::clone(&tenant));
+        let session = found
+            .and_then(|found| found.slot.lock().state.session(id))
             .ok_or_else(|| self.not_live(id, claim))?;
         if claim.admits(&session.tenant, &session.owner) {
             Ok(session)
@@ -767,7 +758,7 @@ impl SessionStore for MemoryStore {
         let slot = found.slot.lock();
         (!slot.gone).then(|| TenantSnapshot {
             view: slot.state.view(now),
-            sessions: slot.state.sessions().cloned().collect(),
+            sessions: slot.state.sessions().collect(),
             version: slot.terms.told(),
             as_of: self.sink.head(),
         })

@@ -1,18 +1,30 @@
 //! Allocations by call and bytes by what is kept, counted by the allocator itself.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use allocation_counter::{AllocationInfo, measure};
 use prost::Message as _;
 use tenantd::{
     app::Sidecar,
     config::{self, Config},
+    domain::{
+        access::Owner,
+        admission::{Acquire, TenantState},
+        session::{AgentName, SessionId, WorkerId},
+        tenant::TenantId,
+        time::{Now, Timestamp},
+    },
     grpc::{session_service::Sessions, work::Unmetered},
     server::{self, Listeners},
     transport::peer::Peer,
     wire::served::session_service_server::SessionService as _,
 };
 use tokio::runtime::Runtime;
+
+/// A little above what was measured: 218, of which 134 for the lease, and 847.
+const MOST_BY_SESSION: i64 = 240;
+const MOST_BY_LEASE: i64 = 148;
+const MOST_BY_TENANT: i64 = 930;
 
 /// One tenant as in the benches: three providers with a key each, and labels.
 const CONFIG: &str = r#"
@@ -117,6 +129,41 @@ fn an_acquire_and_its_release_allocate_no_more_than_they_did() {
     assert!(a > 0, "nothing was counted");
 }
 
+/// What decides about a session, in the pure state of its tenant: the lease, its place
+/// among those that are due and in the table of ids. The text of the id is beside it.
+#[test]
+fn a_lease_takes_no_more_bytes_than_it_did() {
+    const LEASES: usize = 100_000;
+    let now = Now { mono: Timestamp::new(Duration::from_secs(1)), wall: Duration::from_secs(1) };
+    let tenant = TenantId::parse("acme").unwrap();
+    let mut state = TenantState::new(tenant, Arc::default(), now);
+    let requests: Vec<_> = (0..LEASES)
+        .map(|n| Acquire {
+            session: SessionId::parse(&format!("AJ_{n:012}")).unwrap(),
+            owner: Owner::default(),
+            agent: Some(AgentName::parse("receptionist").unwrap()),
+            worker: Some(WorkerId::parse("worker-1").unwrap()),
+            ttl: None,
+            activate: true,
+            draining: false,
+            config_failed: None,
+            config_version: String::new(),
+            per_second: None,
+        })
+        .collect();
+    let mut events = Vec::with_capacity(1);
+    let leases = measured(|| {
+        for request in &requests {
+            state.acquire(request, |_| Ok(()), now, &mut events).unwrap();
+            events.clear();
+            drop(state.take_changes());
+        }
+    });
+    let by_lease = leases.bytes_current / LEASES as i64;
+    eprintln!("bytes: {by_lease} a lease");
+    assert!(by_lease > 0 && by_lease <= MOST_BY_LEASE, "{by_lease} bytes a lease");
+}
+
 #[test]
 fn a_live_session_and_a_tenant_take_no_more_bytes_than_they_did() {
     const SESSIONS: usize = 20_000;
@@ -140,8 +187,10 @@ fn a_live_session_and_a_tenant_take_no_more_bytes_than_they_did() {
             served.release(release);
         }
     });
-    let by_tenant = tenants.bytes_current / TENANTS as i64;
+    // What only live sessions need is given back at the next look.
+    let trimmed = measured(|| served.runtime.block_on(served.sidecar.tick()));
+    let by_tenant = (tenants.bytes_current + trimmed.bytes_current) / TENANTS as i64;
     eprintln!("bytes: {by_session} a live session, {by_tenant} a tenant");
-    assert!(by_session > 0 && by_session <= 950, "{by_session} bytes a live session");
-    assert!(by_tenant > 0 && by_tenant <= 3_700, "{by_tenant} bytes a tenant");
+    assert!(by_session > 0 && by_session <= MOST_BY_SESSION, "{by_session} bytes a live session");
+    assert!(by_tenant > 0 && by_tenant <= MOST_BY_TENANT, "{by_tenant} bytes a tenant");
 }

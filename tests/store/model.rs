@@ -130,7 +130,7 @@ pub async fn play(
     let limits = |cap: u32| Terms {
         known: true,
         version: cap.to_string(),
-        limits: TenantLimits {
+        limits: Arc::new(TenantLimits {
             acquires_per_second: None,
             cap: Some(cap),
             lease: LeasePolicy::default(),
@@ -140,7 +140,7 @@ pub async fn play(
                 probes: 1,
                 ..Default::default()
             },
-        },
+        }),
         generation: tenantd::config::next_generation(),
         credentials: Some(0),
     };

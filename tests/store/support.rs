@@ -123,7 +123,7 @@ impl Ask {
 
 pub fn terms(cap: Option<u32>) -> Terms {
     let breaker = BreakerPolicy { min_samples: 2, probes: 1, ..BreakerPolicy::default() };
-    let limits = TenantLimits { cap, breaker, ..TenantLimits::default() };
+    let limits = Arc::new(TenantLimits { cap, breaker, ..TenantLimits::default() });
     let generation = tenantd::config::next_generation();
     Terms { known: true, limits, version: format!("{cap:?}"), generation, credentials: Some(0) }
 }

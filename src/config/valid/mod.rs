@@ -61,7 +61,7 @@ pub fn config(
     let slots = check.slots(file.defaults.providers);
     let labels = check.labels(file.defaults.labels);
     let rate = file.defaults.acquires_per_second.as_ref().map(|rate| check.rate(rate));
-    let limits = TenantLimits { cap, acquires_per_second: rate, lease, breaker };
+    let limits = Arc::new(TenantLimits { cap, acquires_per_second: rate, lease, breaker });
     let defaults = sealed(TenantConfig {
         version: String::new(),
         known: false,
@@ -286,7 +286,7 @@ impl Check<'_> {
         defaults: &TenantConfig,
         slots: &BTreeMap<String, Slot>,
     ) -> TenantConfig {
-        let base = defaults.limits;
+        let base = *defaults.limits;
         let limits = TenantLimits {
             cap: raw.cap.as_ref().map_or(base.cap, |cap| self.cap(cap)),
             acquires_per_second: raw
@@ -296,6 +296,7 @@ impl Check<'_> {
             lease: self.lease(&raw.lease, base.lease),
             breaker: self.breaker(&raw.breaker, base.breaker),
         };
+        let limits = if limits == base { Arc::clone(&defaults.limits) } else { Arc::new(limits) };
         let own = self.slots(raw.providers);
         let mut labels = defaults.labels.clone();
         labels.extend(self.labels(raw.labels));

@@ -5,15 +5,16 @@
 //! the state, whatever is read twice. Sessions come back waiting for a sign of
 //! life; what nobody shows one for ends as lost.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Lease, Suspension, TenantState, rearm};
+use super::{Lease, Suspension, TenantState};
 use crate::domain::{
+    access::Owner,
     breaker::{Breaker, Ticket},
     limits::TenantLimits,
-    session::{Failure, Session, SessionId, State},
+    session::{Failure, Outcome, Session, SessionId, State},
     tenant::TenantId,
     time::{Now, Timestamp},
 };
@@ -64,10 +65,20 @@ pub struct Switches {
     pub cap: CapChoice,
 }
 
-/// What a step changed; ended sessions are told by their events.
+/// A session that has ended.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Ended {
+    pub session: SessionId,
+    pub owner: Owner,
+    pub outcome: Outcome,
+}
+
+/// What a step changed.
 #[derive(Debug, Clone, PartialEq, Default)]
 #[allow(missing_docs, reason = "the names say it")]
 pub struct Changes {
+    pub ended: Vec<Ended>,
     pub leases: Vec<LeaseRecord>,
     pub breaker: Option<Breaker>,
     pub switches: Option<Switches>,
@@ -85,7 +96,9 @@ pub struct Saved {
 /// What has changed since the last record.
 #[derive(Debug, Default)]
 pub(super) struct Unrecorded {
-    leases: Vec<SessionId>,
+    /// By slot.
+    leases: Vec<u32>,
+    ended: Vec<Ended>,
     switches: bool,
     /// As last recorded; the breaker is compared, so that no change of it can
     /// forget to be noted.
@@ -93,10 +106,15 @@ pub(super) struct Unrecorded {
 }
 
 impl Unrecorded {
-    pub(super) fn lease(&mut self, id: &SessionId) {
-        if self.leases.last() != Some(id) {
-            self.leases.push(id.clone());
+    pub(super) fn lease(&mut self, slot: u32) {
+        if self.leases.last() != Some(&slot) {
+            self.leases.push(slot);
         }
+    }
+
+    pub(super) fn ended(&mut self, lease: &Lease, outcome: Outcome) {
+        let (session, owner) = (lease.id().clone(), lease.owner().clone());
+        self.ended.push(Ended { session, owner, outcome });
     }
 
     pub(super) const fn switches(&mut self) {
@@ -105,14 +123,14 @@ impl Unrecorded {
 }
 
 impl Lease {
-    fn record(&self) -> LeaseRecord {
+    fn record(&self, tenant: &TenantId) -> LeaseRecord {
         LeaseRecord {
-            session: self.session.clone(),
-            ticket: self.ticket,
+            session: self.session(tenant),
+            ticket: self.ticket(),
             held: self.held,
             sampled: self.sampled,
-            healthy_at: self.healthy_at,
-            failure: self.failure.clone(),
+            healthy_at: self.healthy_at(),
+            failure: self.failure().cloned(),
         }
     }
 }
@@ -124,28 +142,30 @@ impl TenantState {
             Some(None) => CapChoice::Lifted,
             Some(Some(cap)) => CapChoice::Most(cap),
         };
-        Switches { suspension: self.suspension.clone(), cap }
+        Switches { suspension: self.suspension.as_deref().cloned(), cap }
     }
 
     /// What changed since this was last asked.
     pub fn take_changes(&mut self) -> Changes {
         let touched = std::mem::take(&mut self.unrecorded.leases);
-        let leases = touched.iter().filter_map(|id| self.leases.get(id)).map(Lease::record);
-        let leases = leases.collect();
+        let leases = touched.iter().filter_map(|slot| self.leases.get(*slot));
+        let leases = leases.map(|lease| lease.record(&self.tenant)).collect();
+        let ended = std::mem::take(&mut self.unrecorded.ended);
         let breaker = (self.breaker != self.unrecorded.breaker).then(|| self.breaker.clone());
         if let Some(breaker) = &breaker {
             self.unrecorded.breaker = breaker.clone();
         }
         let switches =
             std::mem::take(&mut self.unrecorded.switches).then(|| self.recorded_switches());
-        Changes { leases, breaker, switches }
+        Changes { ended, leases, breaker, switches }
     }
 
     /// All that there is to record.
     #[must_use]
     pub fn record(&self) -> Changes {
         Changes {
-            leases: self.leases.values().map(Lease::record).collect(),
+            ended: Vec::new(),
+            leases: self.leases.iter().map(|lease| lease.record(&self.tenant)).collect(),
             breaker: Some(self.breaker.clone()),
             switches: Some(self.recorded_switches()),
         }
@@ -159,18 +179,18 @@ impl TenantState {
     #[must_use]
     pub fn restore(
         tenant: TenantId,
-        limits: TenantLimits,
+        limits: Arc<TenantLimits>,
         saved: Saved,
         rebooted: bool,
         now: Now,
     ) -> Self {
-        let mut state = Self::new(tenant, limits, now);
+        let mut state = Self::new(tenant, Arc::clone(&limits), now);
         state.cap_override = match saved.switches.cap {
             CapChoice::Config => None,
             CapChoice::Lifted => Some(None),
             CapChoice::Most(cap) => Some(Some(cap)),
         };
-        state.suspension = saved.switches.suspension;
+        state.suspension = saved.switches.suspension.map(Box::new);
         if let Some(suspension) = state.suspension.as_mut().filter(|_| rebooted) {
             suspension.since = before_boot(suspension.since, now);
         }
@@ -179,7 +199,7 @@ impl TenantState {
             state.unrecorded.breaker = state.breaker.clone();
         }
         let grace = now.mono.plus(limits.lease.grace);
-        for (id, recorded) in saved.leases {
+        for recorded in saved.leases.into_values() {
             let LeaseRecord { mut session, ticket, held, sampled, mut healthy_at, failure } =
                 recorded;
             if rebooted {
@@ -191,20 +211,14 @@ impl TenantState {
                 session.deadline = session.deadline.plus(slack(session.ttl)).max(grace);
             }
             state.pending += u32::from(session.state == State::Pending);
-            let mut lease = Lease {
-                recorded: session.deadline,
-                timer: session.deadline,
-                session,
-                ticket,
-                sampled,
-                healthy_at,
-                // Whose fault it is that nobody comes back is not known.
-                blamed: false,
-                held: false,
-                failure,
-            };
-            rearm(&mut state.timers, &mut lease);
-            state.leases.insert(id, lease);
+            // Whose fault it is that nobody comes back is not known.
+            let slot = state.leases.insert(session, ticket);
+            if let Some(lease) = state.leases.get_mut(slot) {
+                lease.sampled = sampled;
+                lease.set_healthy_at(healthy_at);
+                lease.set_failure(failure);
+            }
+            state.leases.rearm(slot);
         }
         state
     }
