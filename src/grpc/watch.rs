@@ -224,6 +224,9 @@ impl Watcher {
                 }
             }
             tokio::select! {
+                // Events before a heartbeat, where nobody asked for more for so long that
+                // both are due.
+                biased;
                 rung = async { self.bell.wait_for(|head| *head > self.place).await.is_ok() } => {
                     if !rung {
                         return None;
