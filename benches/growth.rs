@@ -19,7 +19,7 @@ use tenantd::{
     },
     domain::{
         access::{Claim, Owner},
-        admission::Acquire,
+        admission::{Acquire, TenantState},
         event::{Event, Kind, Subject},
         limits::Terms,
         session::{AgentName, Outcome, Renewal, SessionId},
@@ -65,18 +65,7 @@ impl Bench {
     fn acquire(&mut self, tenant: &TenantId) -> SessionId {
         self.next += 1;
         let session = SessionId::parse(&format!("AJ_{:012}", self.next)).unwrap();
-        let request = Acquire {
-            session: session.clone(),
-            owner: Owner::default(),
-            agent: None,
-            worker: None,
-            ttl: None,
-            activate: true,
-            draining: false,
-            config_failed: None,
-            config_version: String::new(),
-            per_second: None,
-        };
+        let request = Acquire { session: session.clone(), ..asked() };
         let acquired = self.store.acquire(tenant, &self.terms, request, CAPS, self.now);
         self.runtime.block_on(acquired).unwrap();
         session
@@ -173,18 +162,7 @@ fn expiry(count: usize) {
                 n += 1;
                 for tenant in [&crowd, &other] {
                     let session = SessionId::parse(&format!("x-{tenant}-{n}")).unwrap();
-                    let request = Acquire {
-                        session,
-                        owner: Owner::default(),
-                        agent: None,
-                        worker: None,
-                        ttl: None,
-                        activate: true,
-                        draining: false,
-                        config_failed: None,
-                        config_version: String::new(),
-                        per_second: None,
-                    };
+                    let request = Acquire { session, ..asked() };
                     let began = Instant::now();
                     let asked = store.acquire(tenant, &bench.terms, request, CAPS, due);
                     runtime.block_on(asked).unwrap();
@@ -204,6 +182,109 @@ fn expiry(count: usize) {
     println!(
         "expiry of {count} at once: {whole:?} in all; {} acquires beside it: median {:?}, 99% {:?}, worst {:?}",
         waits.len(),
+        at(0.5),
+        at(0.99),
+        at(1.0)
+    );
+}
+
+/// The lease alone, in the pure state of its tenant: without the store's tables, the
+/// event log and what a call is made of.
+fn leases(most: usize) {
+    let tenant = TenantId::parse("acme").unwrap();
+    let second = Duration::from_secs(1);
+    let now = Now { mono: Timestamp::new(second), wall: second };
+    for count in [1_000, 100_000, 1_000_000] {
+        if count > most {
+            continue;
+        }
+        let mut state = TenantState::new(tenant.clone(), Arc::default(), now);
+        let mut events = Vec::new();
+        let id = |n: usize| SessionId::parse(&format!("AJ_{n:012}")).unwrap();
+        let mut live: Vec<SessionId> = (0..count).map(id).collect();
+        let mut acquire = |state: &mut TenantState, session: &SessionId, at: Now| {
+            let request = Acquire { session: session.clone(), ..asked() };
+            state.acquire(&request, |_| Ok(()), at, &mut events).unwrap();
+            events.clear();
+            drop(state.take_changes());
+        };
+        for session in &live {
+            acquire(&mut state, session, now);
+        }
+        let new: Vec<SessionId> = (count..count + PAIRS).map(id).collect();
+        let each = |began: Duration| (cpu() - began).as_nanos() as f64 / PAIRS as f64;
+        let began = cpu();
+        for session in &new {
+            acquire(&mut state, session, now);
+        }
+        let acquiring = each(began);
+        let mut events = Vec::new();
+        let began = cpu();
+        for n in 0..PAIRS {
+            let session = &live[n * 7919 % live.len()];
+            state.renew(session, &Renewal::default(), now, &mut events).unwrap();
+            drop(state.take_changes());
+        }
+        let renewing = each(began);
+        live.extend(new);
+        let began = cpu();
+        for n in 0..PAIRS {
+            // Anywhere among the others.
+            let at = n * 7919 % live.len();
+            let session = live.swap_remove(at);
+            state.release(&session, Outcome::Success, None, now, &mut events).unwrap();
+            events.clear();
+            drop(state.take_changes());
+        }
+        let releasing = each(began);
+        println!(
+            "leases {count:>9}: {acquiring:>5.0} ns to acquire one more, {renewing:>5.0} ns to renew, {releasing:>5.0} ns to release"
+        );
+    }
+}
+
+fn asked() -> Acquire {
+    Acquire {
+        session: SessionId::parse("s").unwrap(),
+        owner: Owner::default(),
+        agent: None,
+        worker: None,
+        ttl: None,
+        activate: true,
+        draining: false,
+        config_failed: None,
+        config_version: String::new(),
+        per_second: None,
+    }
+}
+
+/// This thread's time on a CPU: what others take from it is not counted.
+fn cpu() -> Duration {
+    let at = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(at.tv_sec.unsigned_abs(), u32::try_from(at.tv_nsec).unwrap_or(0))
+}
+
+/// How long one step holds its tenant, while so many sessions are due: each acquire ends
+/// some of them before it is decided, and the timer ends as many at a time.
+fn longest_hold(count: usize) {
+    let crowd = TenantId::parse("crowd").unwrap();
+    let mut bench = Bench::new();
+    for _ in 0..count {
+        bench.acquire(&crowd);
+    }
+    let later = Duration::from_secs(3600);
+    bench.now = Now { mono: bench.now.mono.plus(later), wall: bench.now.wall + later };
+    let mut holds: Vec<Duration> = (0..2_000)
+        .map(|_| {
+            let began = cpu();
+            bench.acquire(&crowd);
+            cpu() - began
+        })
+        .collect();
+    holds.sort();
+    let at = |share: f64| holds[((holds.len() - 1) as f64 * share) as usize];
+    println!(
+        "a step while {count} are due: median {:?}, 99% {:?}, longest {:?} of CPU",
         at(0.5),
         at(0.99),
         at(1.0)
@@ -296,5 +377,7 @@ fn main() {
     by_tenants();
     by_outcomes();
     by_sessions(most);
+    leases(most);
+    longest_hold(most);
     expiry(most);
 }

@@ -1,7 +1,7 @@
 //! What is wrong with a config file: file, line, column, key, and what would be
 //! valid. Never a value that could be a secret, so never a line of the source.
 
-use std::{fmt, ops::Range, path::PathBuf};
+use std::{cell::OnceCell, fmt, ops::Range, path::PathBuf};
 
 use serde::de::DeserializeOwned;
 use toml::de::{DeTable, DeValue, Deserializer};
@@ -55,19 +55,26 @@ impl fmt::Display for Diagnostics {
 /// Places in one source text.
 pub struct Source<'a> {
     text: &'a str,
-    /// Key paths with the span of their key and value; deeper ones later.
-    keys: Vec<(Range<usize>, String)>,
+    /// Key paths with the span of their key and value; deeper ones later. Looked for when
+    /// something is wrong: a start with many tenants is to be quick.
+    keys: OnceCell<Vec<(Range<usize>, String)>>,
 }
 
 impl<'a> Source<'a> {
-    /// Reads where each key is. A text that is no TOML has none.
+    /// One that can say where each key is. A text that is no TOML has none.
     #[must_use]
-    pub fn new(text: &'a str) -> Self {
-        let mut keys = Vec::new();
-        if let Ok(document) = DeTable::parse(text) {
-            walk(document.get_ref(), "", &mut keys);
-        }
-        Self { text, keys }
+    pub const fn new(text: &'a str) -> Self {
+        Self { text, keys: OnceCell::new() }
+    }
+
+    fn keys(&self) -> &[(Range<usize>, String)] {
+        self.keys.get_or_init(|| {
+            let mut keys = Vec::new();
+            if let Ok(document) = DeTable::parse(self.text) {
+                walk(document.get_ref(), "", &mut keys);
+            }
+            keys
+        })
     }
 
     /// A problem at a place of the text.
@@ -78,7 +85,7 @@ impl<'a> Source<'a> {
         let line = before.matches('\n').count() + 1;
         let column = before.rsplit('\n').next().map_or(0, |tail| tail.chars().count()) + 1;
         let key = self
-            .keys
+            .keys()
             .iter()
             .filter(|(place, _)| place.contains(&start))
             .max_by_key(|(_, key)| key.matches('.').count())
@@ -92,23 +99,31 @@ impl<'a> Source<'a> {
     /// when that cannot be told from the rest.
     #[must_use]
     pub fn read<T: DeserializeOwned>(&self) -> (Option<T>, Vec<Diagnostic>) {
-        let mut document = match DeTable::parse(self.text) {
-            Ok(document) => document,
-            Err(error) => return (None, vec![self.structural(&error)]),
-        };
         let mut items = Vec::new();
+        // Only a text with something wrong in it is read twice.
+        let (mut document, mut error) = match self.attempt() {
+            Ok(read) => return (Some(read), items),
+            Err(error) => match DeTable::parse(self.text) {
+                Ok(document) => (document, error),
+                Err(error) => return (None, vec![self.structural(&error)]),
+            },
+        };
         loop {
-            let error = match T::deserialize(Deserializer::from(document.clone())) {
-                Ok(read) => return (Some(read), items),
-                Err(error) => error,
-            };
             items.push(self.structural(&error));
             let at = error.span().map(|span| span.start);
             let left_out = at.is_some_and(|at| leave_out(document.get_mut(), at));
             if !left_out || items.len() >= MAX_STRUCTURAL {
                 return (None, items);
             }
+            error = match T::deserialize(Deserializer::from(document.clone())) {
+                Ok(read) => return (Some(read), items),
+                Err(error) => error,
+            };
         }
+    }
+
+    fn attempt<T: DeserializeOwned>(&self) -> Result<T, toml::de::Error> {
+        T::deserialize(Deserializer::from(DeTable::parse(self.text)?))
     }
 
     /// A structural error, in words that show no value.

@@ -11,7 +11,7 @@ mod valid;
 
 use std::{
     collections::BTreeMap,
-    hash::{BuildHasher as _, RandomState},
+    hash::{BuildHasher as _, Hash as _, Hasher as _, RandomState},
     io::Read as _,
     net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
@@ -28,7 +28,13 @@ use self::{
     entry::{Base, Entry},
     source::SourceConfig,
 };
-use crate::domain::{access::Access, provider::TenantConfig, session::AgentName, tenant::TenantId};
+use crate::domain::{
+    access::Access,
+    limits::TenantLimits,
+    provider::{CredentialRef, Provider, TenantConfig},
+    session::AgentName,
+    tenant::TenantId,
+};
 
 /// Largest config file.
 pub const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
@@ -439,15 +445,29 @@ pub fn next_generation() -> u64 {
 fn version_of(config: &TenantConfig) -> String {
     static KEY: OnceLock<RandomState> = OnceLock::new();
     let key = KEY.get_or_init(RandomState::new);
-    let mut text = format!("{:?}", TenantConfig { version: String::new(), ..config.clone() });
-    for (slot, provider) in &config.providers {
-        for (name, reference) in &provider.credentials {
-            if let crate::domain::provider::CredentialRef::Literal(secret) = reference {
-                text.push_str(&format!("{slot}/{name}={:016x}", key.hash_one(secret.expose())));
+    // All fields by name, so that one that is added cannot be forgotten.
+    let TenantConfig { version: _, known, limits, providers, labels } = config;
+    let mut digest = key.build_hasher();
+    let TenantLimits { cap, acquires_per_second, lease, breaker } = limits.as_ref();
+    (known, cap, acquires_per_second, lease, breaker.numbers(), labels).hash(&mut digest);
+    digest.write_usize(providers.len());
+    for (slot, provider) in providers {
+        let Provider { provider, model, base_url, credentials, params } = provider.as_ref();
+        (slot, provider, model, base_url).hash(&mut digest);
+        digest.write_usize(credentials.len());
+        for (name, reference) in credentials {
+            name.hash(&mut digest);
+            std::mem::discriminant(reference).hash(&mut digest);
+            match reference {
+                CredentialRef::Env(name) => name.hash(&mut digest),
+                CredentialRef::File(path) => path.hash(&mut digest),
+                CredentialRef::Vault { path, field } => (path, field).hash(&mut digest),
+                CredentialRef::Literal(secret) => secret.expose().hash(&mut digest),
             }
         }
+        params.hash(&mut digest);
     }
-    format!("{:016x}", key.hash_one(text))
+    format!("{:016x}", digest.finish())
 }
 
 #[cfg(test)]

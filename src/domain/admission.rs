@@ -27,8 +27,9 @@ use super::{
 };
 
 /// Most leases that one transition ends for being due, so that a mass expiry
-/// holds nobody up; the rest is ended by the next.
-pub const EXPIRE_BATCH: usize = 512;
+/// holds nobody up: well under a millisecond's. The rest is ended by the next, and the
+/// session that a transition is about in any case.
+pub const EXPIRE_BATCH: usize = 64;
 
 /// Most refusals of one tenant for its rate that have an event, in a second; all are
 /// counted.
@@ -242,7 +243,8 @@ impl TenantState {
     ) -> Result<Grant, Rejection> {
         self.expire(now, out);
         self.last_used = now.mono;
-        if let Some(lease) = self.lease(&request.session) {
+        let live = self.find(&request.session, now, out);
+        if let Some(lease) = live.and_then(|slot| self.leases.get(slot)) {
             if !lease.owner().is(&request.owner) {
                 return Err(Rejection::session_conflict().of(&self.tenant));
             }
@@ -416,6 +418,24 @@ impl TenantState {
         }
     }
 
+    /// The slot of a live session. One that is due ends here, however many others are.
+    fn find(&mut self, id: &SessionId, now: Now, out: &mut Vec<Event>) -> Option<u32> {
+        let slot = self.leases.find(id)?;
+        let lease = self.leases.get_mut(slot)?;
+        if lease.is_due(now.mono) {
+            let cause = cause_of(lease);
+            self.end(slot, Outcome::Lost, cause, None, now, out);
+            return None;
+        }
+        Some(slot)
+    }
+
+    /// Ends a session that is due; whose it was, if it was.
+    pub fn end_due(&mut self, id: &SessionId, now: Now, out: &mut Vec<Event>) -> Option<Owner> {
+        let owner = self.lease(id)?.owner().clone();
+        self.find(id, now, out).is_none().then_some(owner)
+    }
+
     fn lease(&self, id: &SessionId) -> Option<&Lease> {
         self.leases.get(self.leases.find(id)?)
     }
@@ -448,7 +468,7 @@ impl TenantState {
         if let Some(ttl) = renewal.ttl {
             self.check_ttl(ttl)?;
         }
-        let slot = self.leases.find(id).ok_or_else(Rejection::session_unknown)?;
+        let slot = self.find(id, now, out).ok_or_else(Rejection::session_unknown)?;
         let (before, moves) = match self.leases.get(slot) {
             // A nameless sign of life (an event, a bare renewal) moves nothing.
             Some(lease) => (
@@ -505,7 +525,7 @@ impl TenantState {
         out: &mut Vec<Event>,
     ) -> Result<Outcome, Rejection> {
         self.expire(now, out);
-        let slot = self.leases.find(id).ok_or_else(Rejection::session_unknown)?;
+        let slot = self.find(id, now, out).ok_or_else(Rejection::session_unknown)?;
         let lease = self.leases.get_mut(slot).ok_or_else(Rejection::session_unknown)?;
         let outcome = if lease.failed { Outcome::Failure } else { outcome };
         if lease.failure().is_none() {
@@ -528,7 +548,7 @@ impl TenantState {
         out: &mut Vec<Event>,
     ) -> Result<(Session, bool), Rejection> {
         self.expire(now, out);
-        let slot = self.leases.find(id).ok_or_else(Rejection::session_unknown)?;
+        let slot = self.find(id, now, out).ok_or_else(Rejection::session_unknown)?;
         let lease = self.leases.get_mut(slot).ok_or_else(Rejection::session_unknown)?;
         lease.set_failure(Some(failure.clone()));
         let first = !std::mem::replace(&mut lease.failed, true);
@@ -558,7 +578,7 @@ impl TenantState {
         out: &mut Vec<Event>,
     ) -> Result<Session, Rejection> {
         self.expire(now, out);
-        let slot = self.leases.find(id).ok_or_else(Rejection::session_unknown)?;
+        let slot = self.find(id, now, out).ok_or_else(Rejection::session_unknown)?;
         let lease = self.leases.get(slot).ok_or_else(Rejection::session_unknown)?;
         let session = lease.session(&self.tenant);
         self.end(slot, Outcome::Revoked, cause, actor, now, out);
@@ -624,10 +644,7 @@ impl TenantState {
                 return false;
             };
             let Some(lease) = self.leases.get_mut(slot) else { return false };
-            if lease.held && lease.deadline <= now.mono {
-                lease.deadline = now.mono.plus(lease.ttl());
-            }
-            if lease.deadline <= now.mono {
+            if lease.is_due(now.mono) {
                 let cause = cause_of(lease);
                 self.end(slot, Outcome::Lost, cause, None, now, out);
                 continue;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::time::nanos;
 
 /// When a lease ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LeasePolicy {
     /// How long a pending lease waits for its first sign of life.
     #[serde(with = "nanos")]
@@ -62,6 +62,25 @@ pub struct BreakerPolicy {
     /// An active probe this old counts as a good one.
     #[serde(with = "nanos")]
     pub probe_healthy_after: Duration,
+}
+
+impl BreakerPolicy {
+    /// All of it as whole numbers: what differs in them differs, and nothing else.
+    #[must_use]
+    pub const fn numbers(&self) -> (bool, [Duration; 4], [u32; 2], u64) {
+        let Self {
+            enabled,
+            window,
+            min_samples,
+            failure_ratio,
+            cooldown,
+            cooldown_max,
+            probes,
+            probe_healthy_after,
+        } = *self;
+        let times = [window, cooldown, cooldown_max, probe_healthy_after];
+        (enabled, times, [min_samples, probes], failure_ratio.to_bits())
+    }
 }
 
 impl Default for BreakerPolicy {

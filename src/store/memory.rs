@@ -490,6 +490,14 @@ impl SessionStore for MemoryStore {
                 // In the same step: a cap that was changed before this acquire
                 // asked for the config holds for it.
                 self.reconfigure(slot, tenant, terms, now, events);
+                let asked = &request.session;
+                if let Some(owner) = slot.state.end_due(asked, now, events) {
+                    return Err(if owner.is(&request.owner) {
+                        Rejection::ended(Outcome::Lost).of(tenant)
+                    } else {
+                        Rejection::session_conflict().of(tenant)
+                    });
+                }
                 let live = slot.state.has(&request.session);
                 let previous = slot.state.worker_of(&request.session).cloned();
                 if !live && let Some(ending) = self.ended.lock().get(&request.session) {

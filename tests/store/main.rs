@@ -36,6 +36,7 @@ on!(memory:
     churn_under_threads_loses_no_slot,
     an_id_is_one_session_of_one_tenant,
     an_ended_id_starts_no_ghost,
+    however_many_are_due_at_once_each_has_ended_for_whoever_asks_about_it,
     a_held_session_outlives_its_ttl_and_ends_with_its_worker,
     a_session_taken_by_another_worker_does_not_fall_with_the_first,
     a_lost_worker_is_blamed_on_a_tenant_only_when_it_served_that_tenant_alone,

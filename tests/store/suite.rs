@@ -10,6 +10,7 @@ use tenantd::{
         limits::Terms,
         reject::{Reason, Rejection},
         session::{EndCause, Failure, Outcome, Renewal},
+        time::Now,
     },
 };
 
@@ -114,6 +115,34 @@ pub async fn an_ended_id_starts_no_ghost(make: Make) {
         .await;
     assert_eq!(again.unwrap_err().outcome, Some(Outcome::Cancelled));
     assert_eq!(bench.store.totals().await.live, 0);
+}
+
+/// A step ends a bounded number of sessions for being due.
+pub async fn however_many_are_due_at_once_each_has_ended_for_whoever_asks_about_it(make: Make) {
+    const DUE: usize = 700;
+    let mut bench = Bench::new(make);
+    let ask = |n: usize| Ask { terms: terms(Some(1000)), ..Ask::new("acme", format!("s{n}")) };
+    for n in 0..DUE {
+        bench.acquire(&ask(n)).await.unwrap();
+    }
+    // Nothing but these calls lets time pass.
+    let later = Duration::from_secs(3600);
+    bench.now = Now { mono: bench.now.mono.plus(later), wall: bench.now.wall + later };
+    let last = session(&format!("s{}", DUE - 1));
+    let renewed = bench.store.renew(&last, &Claim::Sidecar, Renewal::default(), bench.now).await;
+    assert_eq!(renewed.unwrap_err().reason, Reason::SessionEnded);
+    let again = bench.acquire(&ask(DUE - 2)).await;
+    assert_eq!(again.unwrap_err().reason, Reason::SessionEnded, "no ghost");
+    let other =
+        Ask { owner: Owner { identity: Some("other".into()), lease: None }, ..ask(DUE - 3) };
+    assert_eq!(bench.acquire(&other).await.unwrap_err().reason, Reason::SessionConflict);
+    // A slot is free at once, though not all have ended.
+    bench.acquire(&ask(DUE)).await.unwrap();
+    let ended = |bench: &Bench| bench.log.count(|kind| matches!(kind, Kind::SessionEnded { .. }));
+    assert!(ended(&bench) < DUE, "one step ends a bounded number");
+    bench.wait(Duration::ZERO).await;
+    assert_eq!(ended(&bench), DUE, "each once");
+    assert_eq!(bench.store.totals().await.live, 1);
 }
 
 pub async fn a_held_session_outlives_its_ttl_and_ends_with_its_worker(make: Make) {
@@ -248,9 +277,9 @@ pub async fn a_made_up_tenant_has_one_burst_however_soon_its_sessions_end(make: 
     let mut bench = Bench::new(make);
     let mut ask = Ask::new("a", "");
     ask.terms.known = false;
-    ask.terms.limits.acquires_per_second = Some(10);
+    Arc::make_mut(&mut ask.terms.limits).acquires_per_second = Some(10);
     // Its samples would hold the state, too.
-    ask.terms.limits.breaker.enabled = false;
+    Arc::make_mut(&mut ask.terms.limits).breaker.enabled = false;
     let mut granted = 0;
     // Ten seconds, in which its state has nothing to hold again and again.
     for n in 0..200 {

@@ -125,6 +125,14 @@ impl Lease {
         }
     }
 
+    /// It ends now. One that is held goes on instead.
+    pub fn is_due(&mut self, now: Timestamp) -> bool {
+        if self.held && self.deadline <= now {
+            self.deadline = now.plus(self.ttl());
+        }
+        self.deadline <= now
+    }
+
     /// When something changes by itself.
     pub fn next_wake(&self) -> Timestamp {
         self.healthy_at().map_or(self.deadline, |at| at.min(self.deadline))
