@@ -40,6 +40,8 @@ bench: setup
 	cargo bench --locked --bench sources
 	cargo bench --locked --bench growth
 	scripts/bench.sh
+	.venv/bin/python clients/python/bench/calls.py
+	node clients/node/bench/calls.mjs
 
 # Format, lints, and generated code as fresh as the protos.
 lint:

@@ -44,6 +44,19 @@ def test_a_tenant_without_an_entry_runs_on_the_defaults(client):
     client.release("dflt")
 
 
+def test_what_one_session_does_with_its_config_changes_no_others(client):
+    for n in range(3):
+        grant = client.acquire(f"own-{n}", tenant="nobody-knows", activate=True)
+        llm = grant.config.providers.llm
+        assert llm.params == {"temperature": 0.4}, n
+        assert llm.credentials == {"api_key": "sk-demo-0123456789"} and not grant.config.labels
+        llm.params["temperature"] = n
+        llm.credentials["api_key"] = "mine"
+        grant.config.labels["mine"] = "yes"
+        assert grant.config.providers["llm"] is llm and llm.params == {"temperature": n}
+        client.release(f"own-{n}")
+
+
 def test_the_cap_refuses_with_its_figures(client):
     for i in range(2):
         client.acquire(f"cap-{i}", tenant="acme", activate=True)

@@ -93,6 +93,8 @@ class AsyncClient(AsyncEffects):
         # The one before the certificates changed: its calls go on to their ends.
         self._former: grpc.aio.Channel | None = None
         self._stamp: Stamp = ()
+        # Making one costs as much as a call.
+        self._stubs: tuple[grpc.aio.Channel, SessionServiceAsyncStub] | None = None
         self._link: link.Link | None = None
         self._readers: list[AsyncNotices] = []
         self._slow_threshold = slow_threshold
@@ -281,7 +283,10 @@ class AsyncClient(AsyncEffects):
 
     @property
     def _stub(self) -> SessionServiceAsyncStub:
-        return SessionServiceStub(self.channel)
+        channel = self.channel
+        if self._stubs is None or self._stubs[0] is not channel:
+            self._stubs = (channel, SessionServiceStub(channel))
+        return self._stubs[1]
 
     def _linked(self) -> link.Link:
         if self._link is None:

@@ -89,6 +89,8 @@ class Client(SyncEffects):
         # The one before the certificates changed: its calls go on to their ends.
         self._former: grpc.Channel | None = None
         self._stamp: Stamp = ()
+        # Making one costs as much as a call.
+        self._stubs: tuple[grpc.Channel, SessionServiceStub] | None = None
         self._link: link.Link | None = None
         self._readers: list[Notices] = []
         self._slow_threshold = slow_threshold
@@ -277,7 +279,10 @@ class Client(SyncEffects):
 
     @property
     def _stub(self) -> SessionServiceStub:
-        return SessionServiceStub(self.channel)
+        channel = self.channel
+        if self._stubs is None or self._stubs[0] is not channel:
+            self._stubs = (channel, SessionServiceStub(channel))
+        return self._stubs[1]
 
     def _linked(self) -> link.Link:
         if self._link is None:

@@ -45,12 +45,30 @@ class Providers(Mapping[str, Provider]):
 
     def __init__(self, slots: Mapping[str, Provider]) -> None:
         self._slots = dict(slots)
+        self._shared: set[str] = set()
 
     def __repr__(self) -> str:
         return f"Providers({self._slots!r})"
 
     def __getitem__(self, slot: str) -> Provider:
-        return self._slots[slot]
+        provider = self._slots[slot]
+        if slot in self._shared:
+            self._shared.discard(slot)
+            provider = self._slots[slot] = Provider(
+                provider.provider,
+                provider.model,
+                provider.base_url,
+                dict(provider.credentials),
+                fresh(dict(provider.params)),
+            )
+        return provider
+
+    def _copied(self) -> Providers:
+        """Those of a config that nobody else is given, copied slot by slot, when one is
+        looked at."""
+        made = Providers(self._slots)
+        made._shared = set(made._slots)
+        return made
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._slots)
@@ -61,7 +79,7 @@ class Providers(Mapping[str, Provider]):
     def __getattr__(self, slot: str) -> Provider:
         # Not for `_slots` itself, which copy and pickle ask for before it is there.
         if not slot.startswith("_") and slot in self._slots:
-            return self._slots[slot]
+            return self[slot]
         have = ", ".join(sorted(self._slots)) if not slot.startswith("_") else ""
         raise AttributeError(f"the tenant has no provider {slot!r}; it has: {have or 'none'}")
 
@@ -127,6 +145,15 @@ def to_config(message: provider_pb2.SessionConfig) -> SessionConfig:
 def to_grant(reply: session_service_pb2.AcquireSessionResponse) -> Grant:
     """The grant in a reply."""
     return Grant(reply.session, to_config(reply.config), reply.created)
+
+
+def fresh(value: Any) -> Any:
+    """As `copy.deepcopy`, of what JSON can hold: in a tenth of the time."""
+    if isinstance(value, dict):
+        return {key: fresh(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [fresh(inner) for inner in value]
+    return value
 
 
 def _whole(value: Any) -> Any:

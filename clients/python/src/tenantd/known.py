@@ -3,13 +3,11 @@ keys in it."""
 
 from __future__ import annotations
 
-import copy
 import json
 import threading
 from collections import OrderedDict
-from dataclasses import replace
 
-from tenantd.config import Grant, Providers, SessionConfig, to_grant
+from tenantd.config import Grant, SessionConfig, to_grant
 from tenantd.v1.session_service_pb2 import AcquireSessionRequest, AcquireSessionResponse
 
 MOST = 1_000
@@ -42,7 +40,9 @@ class Known:
             # A stale one is nobody's to hold on to.
             if grant.config.stale:
                 return grant
-            asked = _copy(grant.config)
+            # The one that is kept is never handed out.
+            asked = grant.config
+            grant = Grant(reply.session, _copy(asked), reply.created)
         with self._lock:
             self._configs[grant.tenant] = asked
             self._configs.move_to_end(grant.tenant)
@@ -67,12 +67,10 @@ def _tenant_in(request: AcquireSessionRequest) -> str:
 
 def _copy(config: SessionConfig) -> SessionConfig:
     """Of its own: what one session does with it changes no other's."""
-    providers = {
-        slot: replace(
-            provider,
-            credentials=dict(provider.credentials),
-            params=copy.deepcopy(dict(provider.params)),
-        )
-        for slot, provider in config.providers.items()
-    }
-    return replace(config, providers=Providers(providers), labels=dict(config.labels))
+    return SessionConfig(
+        config.version,
+        config.providers._copied(),
+        dict(config.labels),
+        config.tenant_known,
+        config.stale,
+    )

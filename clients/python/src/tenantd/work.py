@@ -92,11 +92,12 @@ class AsyncWork:
         getattr(message, call).CopyFrom(request)
         message.timeout.FromNanoseconds(round(timeout * 1e9))
         opened.requests.put_nowait(message)
+        # Not `wait_for`, which costs half a call.
+        late = answer.get_loop().call_later(timeout, _expire, answer)
         try:
-            return await asyncio.wait_for(answer, timeout)
-        except asyncio.TimeoutError:
-            raise _Failure(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded") from None
+            return await answer
         finally:
+            late.cancel()
             opened.waiting.pop(number, None)
 
     async def close(self) -> None:
@@ -158,6 +159,12 @@ class AsyncWork:
                 answer.set_exception(failure)
         else:
             answer.set_result(None)
+
+
+def _expire(answer: asyncio.Future[Any]) -> None:
+    if not answer.done():
+        late = _Failure(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+        answer.set_exception(late)
 
 
 def _traced() -> bool:
