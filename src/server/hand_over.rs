@@ -32,6 +32,9 @@ use super::{inherited::Inherited, socket};
 const PREPARE: Duration = Duration::from_secs(60);
 /// How long the one before may take to leave.
 const LEAVE: Duration = Duration::from_secs(30);
+/// How long a process that dies may take to let go of what it has.
+pub const LET_GO: Duration = Duration::from_secs(5);
+pub const LET_GO_LOOK: Duration = Duration::from_millis(20);
 const ASK: &[u8; 10] = b"take over\n";
 const READY: &[u8; 6] = b"ready\n";
 const FORMAT: u32 = 1;
@@ -162,17 +165,30 @@ pub async fn ask(folder: &Path) -> anyhow::Result<Option<(Predecessor, Inherited
             if [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused]
                 .contains(&error.kind()) =>
         {
+            // Or it is just dying, and has its listeners still.
+            let held = std::fs::read_to_string(folder.join("lock")).ok();
+            if let Some(pid) = held.and_then(|pid| pid.trim().parse().ok()) {
+                gone(pid).await;
+            }
             return Ok(None);
         }
         Err(error) => return Err(error).context("the sidecar that runs cannot be asked"),
     };
-    let (letter, sockets) = tokio::time::timeout(PREPARE, async {
+    let pid = stream.peer_cred().ok().and_then(|of| of.pid());
+    let asked = tokio::time::timeout(PREPARE, async {
         stream.write_all(ASK).await?;
         receive(&stream).await
-    })
-    .await
-    .context("the sidecar that runs does not answer")?
-    .context("the sidecar that runs does not hand its listeners over")?;
+    });
+    let (letter, sockets) = match asked.await.context("the sidecar that runs does not answer")? {
+        // Then nobody has it any more, once its listeners are closed as well.
+        Err(error) if has_died(&error) => {
+            if let Some(pid) = pid {
+                gone(pid).await;
+            }
+            return Ok(None);
+        }
+        handed => handed.context("the sidecar that runs does not hand its listeners over")?,
+    };
     anyhow::ensure!(
         letter.format == FORMAT,
         "the sidecar that runs (process {}) hands over in another way (format {}); restart it instead",
@@ -192,6 +208,25 @@ pub async fn ask(folder: &Path) -> anyhow::Result<Option<(Predecessor, Inherited
         inherited.prometheus = Some(next()?.into());
     }
     Ok(Some((Predecessor { stream, pid: letter.pid }, inherited)))
+}
+
+/// Waits until a process has closed all that it had open.
+async fn gone(pid: i32) {
+    let deadline = tokio::time::Instant::now() + LET_GO;
+    let is_there = || {
+        let stat = procfs::process::Process::new(pid).and_then(|of| of.stat());
+        // Its other threads may still have them.
+        stat.is_ok_and(|of| !matches!(of.state, 'Z' | 'X') || of.num_threads > 1)
+    };
+    while is_there() && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(LET_GO_LOOK).await;
+    }
+}
+
+/// As the end of a process is seen from the other side of its stream.
+fn has_died(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    [BrokenPipe, ConnectionReset, UnexpectedEof].contains(&error.kind())
 }
 
 async fn receive(stream: &UnixStream) -> io::Result<(Letter, Vec<OwnedFd>)> {
@@ -230,7 +265,7 @@ impl Predecessor {
         match tokio::time::timeout(LEAVE, left).await {
             Ok(Ok(_)) => Ok(()),
             // A process that died has left as well.
-            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => Ok(()),
+            Ok(Err(error)) if has_died(&error) => Ok(()),
             Ok(Err(error)) => Err(error).context("the sidecar before cannot be told to go"),
             Err(_) => anyhow::bail!("the sidecar before (process {}) does not leave", self.pid),
         }

@@ -229,7 +229,7 @@ pub async fn bind(config: Config, listeners: Listeners) -> anyhow::Result<Bound>
             let _ = std::fs::remove_file(path);
         }
     }
-    let found = state::open(folder)?;
+    let found = if take_over { state::open_left(folder).await? } else { state::open(folder)? };
     let clock = Arc::new(clock::SystemClock::after(found.left_out));
     let offer = match &found.folder {
         Some(folder) => {

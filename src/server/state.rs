@@ -17,7 +17,10 @@ use crate::{
     },
     config,
     domain::record::Image,
-    server::clock::SystemClock,
+    server::{
+        clock::SystemClock,
+        hand_over::{LET_GO, LET_GO_LOOK},
+    },
     state::{self, journal::Files},
     store::memory::MemoryStore,
 };
@@ -37,6 +40,22 @@ pub struct Found {
     pub folder: Option<PathBuf>,
     image: Image,
     rebooted: bool,
+}
+
+/// As [`open`], where the one before has just left, or died: a process that dies lets
+/// go of its connections a moment before it lets go of its lock.
+pub async fn open_left(folder: Option<PathBuf>) -> anyhow::Result<Found> {
+    let deadline = tokio::time::Instant::now() + LET_GO;
+    loop {
+        let opened = open(folder.clone());
+        let is_held = opened
+            .as_ref()
+            .is_err_and(|error| matches!(error.downcast_ref(), Some(state::Error::InUse { .. })));
+        if !is_held || tokio::time::Instant::now() > deadline {
+            return opened;
+        }
+        tokio::time::sleep(LET_GO_LOOK).await;
+    }
 }
 
 /// Opens the state in its directory; none: nothing is kept.

@@ -214,6 +214,39 @@ async fn a_write_that_was_cut_short_loses_nothing_that_was_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn after_another_boot_no_session_comes_back_and_what_operators_set_does() {
+    let mut running = Start::default().run();
+    client(&running).await.acquire_session(acquire("s", "acme")).await.unwrap();
+    assert!(running.call(&["suspend", "initech", "--note", "unpaid"]).status.success());
+    assert!(running.call(&["cap", "umbrella", "7"]).status.success());
+    running.kill();
+    // The machine cannot be started anew here: its boot's id becomes another one.
+    for file in journals(&running) {
+        let text = fs::read_to_string(&file).unwrap();
+        let mut of_another = String::new();
+        for line in text.lines() {
+            let mut json: serde_json::Value = serde_json::from_str(&line[9..]).unwrap();
+            if json["is"] == "begin" {
+                json["boot"] = "another".into();
+            }
+            let json = json.to_string();
+            let sum = crc32fast::hash(json.as_bytes());
+            of_another.push_str(&format!("{sum:08x} {json}\n"));
+        }
+        fs::write(&file, of_another).unwrap();
+    }
+    running.start_again();
+    assert!(!running.said().contains("cannot be read"), "{}", running.said());
+    let listed = sessions(&running);
+    assert_eq!(listed.as_array().unwrap().len(), 0, "its process is gone: {listed}");
+    let mut calls = client(&running).await;
+    let refused = calls.acquire_session(acquire("x", "initech")).await.unwrap_err();
+    assert!(refused.message().contains("unpaid"), "{refused}");
+    let umbrella = text(&running.call(&["tenants", "umbrella", "--json"]));
+    assert!(umbrella.contains("\"cap\":7") || umbrella.contains("\"cap\": 7"), "{umbrella}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_state_is_private_and_holds_no_secret() {
     let config = "[tenants.acme.providers.llm]\nprovider = 'openai'\ncredential = 'sk-canary-1'\n";
     let mut running = Start { config, ..Start::default() }.run();
@@ -279,6 +312,9 @@ async fn a_full_disk_refuses_new_sessions_only_and_passes() {
     assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused}");
     assert!(refused.message().contains("state cannot be written"), "{refused}");
     eventually("it is said", || running.said().contains("the state cannot be written"));
+    // Not only the one that met the full disk.
+    let again = calls.acquire_session(acquire("another", "globex")).await.unwrap_err();
+    assert!(again.message().contains("state cannot be written"), "{again}");
     // What is there goes on, and its end frees its place.
     let renewal = v1::RenewSessionRequest { session_id: "one".into(), ..Default::default() };
     calls.renew_session(renewal).await.unwrap();

@@ -6,7 +6,7 @@ use std::{
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::{Arc, Mutex, mpsc},
+    sync::{Arc, Condvar, Mutex, mpsc},
     time::{Duration, Instant},
 };
 
@@ -260,4 +260,70 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "gave up waiting for: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Ends the whole run, with all that there is to know, where a test does not come to
+/// its end: of one that hangs nobody learns anything.
+pub struct Watchdog(Arc<(Mutex<bool>, Condvar)>);
+
+impl Watchdog {
+    /// `logs` are told, too.
+    pub fn new(what: &'static str, within: Duration, logs: Vec<PathBuf>) -> Self {
+        let done = Arc::<(Mutex<bool>, Condvar)>::default();
+        let dog = Self(Arc::clone(&done));
+        std::thread::spawn(move || {
+            let (is_done, told) = &*done;
+            let waited =
+                told.wait_timeout_while(is_done.lock().unwrap(), within, |is_done| !*is_done);
+            if *waited.unwrap().0 {
+                return;
+            }
+            let mut said = format!("{what} hangs after {within:?}\n");
+            for process in below(std::process::id()) {
+                said.push_str(&looks(process));
+            }
+            for log in logs {
+                let text = fs::read_to_string(&log).unwrap_or_else(|error| error.to_string());
+                said.push_str(&format!("{}:\n{text}\n", log.display()));
+            }
+            let _ = std::io::stderr().write_all(said.as_bytes());
+            std::process::exit(101);
+        });
+        dog
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        *self.0.0.lock().unwrap() = true;
+        self.0.1.notify_all();
+    }
+}
+
+/// A process and all that came of it.
+fn below(process: u32) -> Vec<u32> {
+    let mut all = vec![process];
+    for task in fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten() {
+        let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        all.extend(children.split_whitespace().filter_map(|pid| pid.parse().ok()).flat_map(below));
+    }
+    all
+}
+
+/// What a process waits for, each of its threads, and what it has open.
+fn looks(process: u32) -> String {
+    let read = |path: &Path| fs::read_to_string(path).unwrap_or_default().replace('\0', " ");
+    let of = PathBuf::from(format!("/proc/{process}"));
+    let mut said = format!("process {process}: {}\n", read(&of.join("cmdline")));
+    for task in fs::read_dir(of.join("task")).into_iter().flatten().flatten() {
+        let part = |name: &str| read(&task.path().join(name)).trim().to_owned();
+        let state = part("stat").rsplit(')').next().unwrap_or_default().trim().chars().next();
+        let (name, waits, call) = (part("comm"), part("wchan"), part("syscall"));
+        said.push_str(&format!("  {name}: {state:?} in {waits}, {call}\n{}\n", part("stack")));
+    }
+    for open in fs::read_dir(of.join("fd")).into_iter().flatten().flatten() {
+        let to = fs::read_link(open.path()).unwrap_or_default();
+        said.push_str(&format!("  {} -> {}\n", open.file_name().display(), to.display()));
+    }
+    said
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     io::{BufRead as _, BufReader},
     process::{Child, Command, Stdio},
     sync::{
@@ -17,9 +18,12 @@ use tenantd::wire::v1::{
 };
 use tonic::{Code, transport::Channel};
 
-use crate::support::{Running, Start, acquire, eventually, release, text};
+use crate::support::{Running, Start, Watchdog, acquire, eventually, release, text};
 
 const CONFIG: &str = "[defaults]\ncap = 1000\n[lease]\ngrace = '30s'\n[tenants.small]\ncap = 1\n";
+
+/// None of it takes so long, on no machine.
+const HANGS: Duration = Duration::from_secs(150);
 
 /// A call's deadline.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -261,6 +265,7 @@ impl Everybody {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sidecars_that_take_over_under_load_refuse_nobody_and_lose_nothing() {
+    let _dog = Watchdog::new("a take-over", HANGS, Vec::new());
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let tcp = port.to_string();
     let mut running = Start { config: CONFIG, listen: &[&tcp], ..Start::default() }.run();
@@ -318,6 +323,9 @@ async fn restarts_behind_a_socket_of_systemd_refuse_nobody_and_lose_nothing() {
     let socket = dir.path().join("s.sock");
     let config = dir.path().join("tenantd.toml");
     crate::support::private(&config, CONFIG);
+    let log = dir.path().join("log");
+    let told = fs::File::create(&log).unwrap();
+    let _dog = Watchdog::new("a restart behind systemd's socket", HANGS, vec![log]);
     let systemd = Command::new("python3")
         .args(["-c", SYSTEMD])
         .arg(&socket)
@@ -326,7 +334,7 @@ async fn restarts_behind_a_socket_of_systemd_refuse_nobody_and_lose_nothing() {
         .arg(&config)
         .env("XDG_STATE_HOME", dir.path().join("state"))
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(told)
         .spawn()
         .unwrap();
     let mut systemd = Systemd(systemd);
@@ -370,6 +378,27 @@ fn a_sidecar_that_cannot_take_over_leaves_the_one_that_runs_alone() {
     let mut running = running;
     assert_eq!(running.take_over(), Some(0));
     assert!(running.call(&["snapshot"]).status.success());
+}
+
+#[test]
+fn a_sidecar_that_dies_while_it_is_taken_over_leaves_its_place_to_the_next() {
+    let mut running = Start { config: CONFIG, ..Start::default() }.run();
+    assert!(running.call(&["suspend", "acme"]).status.success());
+    let pid = running.child.id().to_string();
+    // It hands nothing over, and does not let go, until it is dead.
+    running.signal("STOP");
+    let begun = format!("{}.*--take-over", running.config().display());
+    let killer = std::thread::spawn(move || {
+        eventually("the next one begins", || {
+            Command::new("pgrep").args(["-f", "--", &begun]).output().unwrap().status.success()
+        });
+        let sent = Command::new("kill").args(["-s", "KILL", &pid]).status().unwrap();
+        assert!(sent.success());
+    });
+    assert_eq!(running.take_over(), None, "{}", running.said());
+    killer.join().unwrap();
+    let acme = text(&running.call(&["tenants", "acme", "--json"]));
+    assert!(acme.contains("\"suspended\":true"), "what was there is: {acme}");
 }
 
 #[test]

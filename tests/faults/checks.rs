@@ -49,6 +49,14 @@ impl Driver {
         if let Err(why) = self.truth.compare(&tenants) {
             self.fail(&why);
         }
+        match self.world.figures().await {
+            Some(figures) if figures.contains(KEY) => self.fail("the figures show a key"),
+            Some(figures) if !figures.contains("tenantd_sessions_active") => {
+                self.fail(&format!("the figures are none: {figures}"))
+            }
+            Some(_) => self.table.fact("figures searched", 1),
+            None => self.fail("the figures do not come"),
+        }
         self.table.fact("checkpoints", 1);
     }
 

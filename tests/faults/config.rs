@@ -20,6 +20,8 @@ pub struct File {
     pub machine: u32,
     /// Keys are others in each generation.
     pub generation: u32,
+    /// Where Prometheus would ask.
+    pub scraped: std::net::SocketAddr,
 }
 
 impl File {
@@ -28,8 +30,9 @@ impl File {
             "[limits]\nmax_sessions = {}\nheartbeat = \"1s\"\ntenant_idle_after = \"1s\"\n\
              [lease]\npending = \"5s\"\nttl = \"6s\"\nttl_min = \"1s\"\ngrace = \"5s\"\n\
              [drain]\ntimeout = \"20s\"\n\
+             [telemetry]\nprometheus = \"{}\"\n\
              [agents.{}]\ncap = {}\n",
-            self.machine, AGENT.0, AGENT.1
+            self.machine, self.scraped, AGENT.0, AGENT.1
         );
         text.push_str(&format!("[defaults]\n{BREAKER}\n"));
         text.push_str(&provider("defaults", "defaults", self.generation));

@@ -39,6 +39,8 @@ impl Driver {
             (1, "sidecar drain"),
             (1, "sidecar SIGTERM"),
             (3, "sidecar taken over"),
+            (2, "sidecar taken over, successor killed"),
+            (2, "sidecar taken over, predecessor killed"),
             (2, "disk full"),
             (4, "network cut"),
             (3, "network delay"),
@@ -103,6 +105,34 @@ impl Driver {
                 if code != Some(0) {
                     self.fail(&format!("the one that was taken over ended with {code:?}"));
                 }
+                self.found = Found::All;
+                self.remembers().await;
+            }
+            "sidecar taken over, successor killed" => {
+                let text = self.world.config.text();
+                self.world.config.write(&text);
+                self.world.gone();
+                self.draining = true;
+                let after = self.dice.millis(0, 600);
+                let left = self.world.successor_dies(after).await;
+                self.draining = false;
+                self.found = Found::All;
+                if left {
+                    self.table.fact("places left to a dead successor", 1);
+                    self.later(0, 500, Heal::Start);
+                } else {
+                    self.world.back();
+                    self.remembers().await;
+                }
+            }
+            "sidecar taken over, predecessor killed" => {
+                let text = self.world.config.text();
+                self.world.config.write(&text);
+                self.world.gone();
+                self.draining = true;
+                let after = self.dice.millis(0, 600);
+                self.world.predecessor_dies(after).await;
+                self.draining = false;
                 self.found = Found::All;
                 self.remembers().await;
             }

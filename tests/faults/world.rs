@@ -36,7 +36,9 @@ impl World {
     pub fn new(machine: u32) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tenantd.toml");
-        let config = File { path, machine, generation: 1 };
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let scraped = free.local_addr().unwrap();
+        let config = File { path, machine, generation: 1, scraped };
         config.write(&config.text());
         Self {
             dir,
@@ -81,6 +83,72 @@ impl World {
         }
         self.is_ready().await;
         code.unwrap().code()
+    }
+
+    /// Another process that begins to take the place of the one that runs is killed
+    /// so much later. Whether that one had left by then.
+    pub async fn successor_dies(&mut self, after: Duration) -> bool {
+        let mut before = self.child.take().expect("it runs");
+        let heard = self.listening.take();
+        let said = self.log(self.starts);
+        self.spawn(&["--take-over"]).await;
+        tokio::time::sleep(after).await;
+        let mut successor = self.child.take().expect("it was started");
+        successor.kill().await.unwrap();
+        self.heard().await;
+        // One that is told so leaves, whatever becomes of who told it.
+        let told = || {
+            let said = fs::read_to_string(&said).unwrap_or_default();
+            said.contains("another sidecar takes over")
+        };
+        let deadline = Instant::now() + START;
+        loop {
+            // Twice: it is told a moment after it has begun.
+            if !told() && self.answers().await && !told() && self.answers().await && !told() {
+                (self.child, self.listening) = (Some(before), heard);
+                return false;
+            }
+            if told() || before.try_wait().unwrap().is_some() {
+                let ended = tokio::time::timeout(START, before.wait()).await;
+                let ended = ended.unwrap_or_else(|_| panic!("it does not leave\n{}", self.said()));
+                assert_eq!(
+                    ended.unwrap().code(),
+                    Some(0),
+                    "{}",
+                    fs::read_to_string(&said).unwrap()
+                );
+                return true;
+            }
+            assert!(Instant::now() < deadline, "it neither serves nor leaves\n{}", self.said());
+        }
+    }
+
+    /// The one that runs is killed so much later than another process has begun to
+    /// take its place.
+    pub async fn predecessor_dies(&mut self, after: Duration) {
+        let mut before = self.child.take().expect("it runs");
+        let heard = self.listening.take();
+        self.spawn(&["--take-over"]).await;
+        tokio::time::sleep(after).await;
+        let _ = before.kill().await;
+        if let Some(heard) = heard {
+            let _ = tokio::time::timeout(Duration::from_secs(5), heard).await;
+        }
+        self.is_ready().await;
+    }
+
+    /// What its Prometheus endpoint says; none while it is not there.
+    pub async fn figures(&self) -> Option<String> {
+        use tokio::io::AsyncReadExt as _;
+        let asked = async {
+            let mut stream = tokio::net::TcpStream::connect(self.config.scraped).await.ok()?;
+            let get = b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+            stream.write_all(get).await.ok()?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.ok()?;
+            answer.starts_with("HTTP/1.1 200").then_some(answer)
+        };
+        tokio::time::timeout(Duration::from_secs(5), asked).await.ok().flatten()
     }
 
     /// Starts it and waits until it answers.
