@@ -37,6 +37,8 @@ node-versions: build setup
 
 bench: setup
 	.venv/bin/python clients/python/bench/lag.py
+	cargo build --locked --release --bin tenantd
+	.venv/bin/python clients/python/bench/openrtc_path.py
 	cargo bench --locked --bench sources
 	cargo bench --locked --bench growth
 	scripts/bench.sh
