@@ -43,6 +43,7 @@ impl Bells {
         loop {
             let now = *head.borrow_and_update();
             let mut behind: Vec<_> = self.0.iter().filter(|bell| *bell.borrow() < now).collect();
+            let news = !behind.is_empty();
             behind.retain(|bell| {
                 let followed = bell.receiver_count() > 0;
                 if !followed {
@@ -51,6 +52,11 @@ impl Bells {
                 followed
             });
             if behind.is_empty() {
+                if news {
+                    // Nobody follows: whoever appends must not wake this task for
+                    // each event all the same.
+                    leave(PACE).await;
+                }
                 if head.changed().await.is_err() {
                     return;
                 }
@@ -67,6 +73,10 @@ impl Bells {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::{Semaphore, mpsc};
+
     use super::*;
 
     #[test]
@@ -85,14 +95,45 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn with_nobody_to_hear_it_the_ringer_is_not_woken_for_each_event() {
+        let (head, gate) = (watch::Sender::new(0), Arc::new(Semaphore::new(0)));
+        let (paused, mut pauses) = mpsc::unbounded_channel();
+        let ringing = {
+            let (heard, gate) = (head.subscribe(), Arc::clone(&gate));
+            let leave = move |_| {
+                let gate = Arc::clone(&gate);
+                paused.send(()).unwrap();
+                async move { gate.acquire().await.unwrap().forget() }
+            };
+            tokio::spawn(async move { Bells::new(0).ring(heard, leave).await })
+        };
+        for now in 1..=3 {
+            // It leaves the log alone, whatever happens meanwhile.
+            for step in 0..100 {
+                head.send_replace(now * 100 + step);
+            }
+            let limit = Duration::from_secs(20);
+            tokio::time::timeout(limit, pauses.recv()).await.unwrap().unwrap();
+            head.send_replace(now * 100 + 100);
+            tokio::task::yield_now().await;
+            assert!(pauses.try_recv().is_err());
+            gate.add_permits(1);
+            tokio::time::timeout(limit, pauses.recv()).await.unwrap().unwrap();
+            gate.add_permits(1);
+        }
+        drop(head);
+        ringing.await.unwrap();
+    }
+
+    #[tokio::test]
     async fn each_follower_hears_of_the_newest_event_and_one_that_does_not_listen_holds_nobody_up()
     {
-        let bells = std::sync::Arc::new(Bells::new(0));
+        let bells = Arc::new(Bells::new(0));
         let _deaf = bells.take_one();
         let mut followers: Vec<_> = (0..FOLLOWERS * 2).map(|_| bells.take_one()).collect();
         let head = watch::Sender::new(0);
         let ringing = {
-            let (bells, heard) = (std::sync::Arc::clone(&bells), head.subscribe());
+            let (bells, heard) = (Arc::clone(&bells), head.subscribe());
             tokio::spawn(async move { bells.ring(heard, |_| tokio::task::yield_now()).await })
         };
         for now in 1..=100 {

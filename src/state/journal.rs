@@ -84,6 +84,8 @@ struct Writer {
     buffer: Vec<u8>,
     /// Records may wait: whoever tells calls `settle`.
     batches: bool,
+    /// Up to where what waits now may reach.
+    room: u64,
     /// Granted by records that could not be written after they had waited.
     doubtful: HashSet<SessionId>,
     /// Held until it is left.
@@ -113,6 +115,7 @@ impl Files {
             problem: None,
             buffer: Vec::new(),
             batches: false,
+            room: 0,
             doubtful: HashSet::new(),
             lock: Some(lock),
         };
@@ -280,16 +283,20 @@ impl Writer {
         Ok(())
     }
 
-    /// What is in the buffer can be written later: there is room for it, also by
-    /// what the process is allowed.
-    fn may_wait(&self) -> bool {
+    /// How far can be written later: where space is taken, and as far as the process
+    /// may write at all.
+    fn room(&self) -> u64 {
         use rustix::process::{Resource, getrlimit};
-        let end = self.size + self.buffer.len() as u64;
-        self.batches
-            && self.buffer.len() <= MOST_WAITING
-            && self.taken != u64::MAX
-            && end <= self.taken
-            && getrlimit(Resource::Fsize).current.is_none_or(|most| end <= most)
+        if !self.batches || self.taken == u64::MAX {
+            return 0;
+        }
+        let most = getrlimit(Resource::Fsize).current.unwrap_or(u64::MAX);
+        self.taken.min(most)
+    }
+
+    /// What is in the buffer can be written later.
+    fn may_wait(&self) -> bool {
+        self.buffer.len() <= MOST_WAITING && self.size + self.buffer.len() as u64 <= self.room
     }
 
     /// Gives the buffer back, emptied.
@@ -347,6 +354,10 @@ impl Journal for Files {
             return Err(Unrecorded);
         }
         let waiting = writer.buffer.len();
+        if waiting == 0 {
+            // Asked once for all that will wait together.
+            writer.room = writer.room();
+        }
         let mut at_once = false;
         for record in records {
             line::write(&mut writer.buffer, record);

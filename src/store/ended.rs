@@ -41,9 +41,12 @@ impl Ending {
 /// The memory. At its bound the oldest id is forgotten first.
 #[derive(Debug)]
 pub struct Endings {
-    by_id: HashMap<SessionId, Ending>,
-    order: VecDeque<(Timestamp, SessionId)>,
-    /// How many have been forgotten, so that each has a number that stays.
+    /// In the order of their ends, so that they are recorded anew without a look into
+    /// the table for each.
+    order: VecDeque<(Timestamp, SessionId, Ending)>,
+    /// The number of each, counted from the first that ever ended.
+    numbers: HashMap<SessionId, usize>,
+    /// How many have been forgotten: the number of the oldest.
     forgotten: usize,
     max: usize,
     keep: Duration,
@@ -53,21 +56,27 @@ impl Endings {
     /// Remembers at most `max` ids, for `keep`.
     #[must_use]
     pub fn new(max: usize, keep: Duration) -> Self {
-        Self { by_id: HashMap::new(), order: VecDeque::new(), forgotten: 0, max, keep }
+        Self { order: VecDeque::new(), numbers: HashMap::new(), forgotten: 0, max, keep }
     }
 
     /// Remembers one.
     pub fn insert(&mut self, id: SessionId, ending: Ending, now: Timestamp) {
         self.forget(now);
-        if self.by_id.insert(id.clone(), ending).is_none() {
-            self.order.push_back((now, id));
+        if let Some(number) = self.numbers.get(&id) {
+            if let Some((_, _, known)) = self.order.get_mut(number - self.forgotten) {
+                *known = ending;
+            }
+            return;
         }
+        self.numbers.insert(id.clone(), self.forgotten + self.order.len());
+        self.order.push_back((now, id, ending));
     }
 
     /// How a session ended, if that is still known.
     #[must_use]
     pub fn get(&self, id: &SessionId) -> Option<&Ending> {
-        self.by_id.get(id)
+        let number = self.numbers.get(id)?;
+        self.order.get(number - self.forgotten).map(|(_, _, ending)| ending)
     }
 
     /// Records some, from the one numbered `from` on; where to go on, if there are
@@ -78,12 +87,7 @@ impl Endings {
     pub fn record(&self, from: usize, journal: &dyn Journal) -> Result<Option<usize>, Unrecorded> {
         let skip = from.saturating_sub(self.forgotten);
         let some = self.order.iter().skip(skip).take(RECORD_BATCH);
-        let records: Vec<_> = some
-            .filter_map(|(at, id)| {
-                let ending = self.by_id.get(id)?;
-                Some(ending.record(id.clone(), *at))
-            })
-            .collect();
+        let records: Vec<_> = some.map(|(at, id, ending)| ending.record(id.clone(), *at)).collect();
         if !records.is_empty() {
             journal.record(&records)?;
         }
@@ -93,13 +97,13 @@ impl Endings {
 
     /// Forgets what is over the bounds.
     pub fn forget(&mut self, now: Timestamp) {
-        while let Some((at, _)) = self.order.front() {
+        while let Some((at, _, _)) = self.order.front() {
             if self.order.len() < self.max && now.since(*at) < self.keep {
                 break;
             }
-            if let Some((_, id)) = self.order.pop_front() {
+            if let Some((_, id, _)) = self.order.pop_front() {
                 self.forgotten += 1;
-                self.by_id.remove(&id);
+                self.numbers.remove(&id);
             }
         }
     }
