@@ -135,7 +135,6 @@ impl Files {
 
     /// Writes what waits.
     fn write_waiting(&self, writer: &mut Writer) -> Result<(), Unrecorded> {
-        self.waits.store(false, Ordering::Release);
         if writer.buffer.is_empty() {
             return Ok(());
         }
@@ -146,6 +145,9 @@ impl Files {
             self.has_problem.store(true, Ordering::Release);
             self.failures.fetch_add(1, Ordering::AcqRel);
         }
+        // Last: whoever tells on another thread meanwhile must wait for the write, and
+        // see how it ended. None is missed, for all that record hold the writer.
+        self.waits.store(false, Ordering::Release);
         writer.keep_room(granted);
         written
     }
