@@ -4,7 +4,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { toConfig, type Config } from "./config.js";
 import { Connection, type ConnectionOptions } from "./connection.js";
 import { enter, type Frame } from "./context.js";
-import { TenantdError } from "./errors.js";
+import { AgentAtCapError, MachineAtCapError, TenantAtCapError, TenantdError } from "./errors.js";
 import { Outcome } from "./gen/tenantd/v1/session_pb.js";
 import type { AcquireSessionResponse } from "./gen/tenantd/v1/session_service_pb.js";
 import { Known } from "./known.js";
@@ -225,6 +225,7 @@ export class Tenantd extends EventEmitter<NoticeEvents> implements AsyncDisposab
     for (let wait = 50; ; wait = Math.min(wait * 2, 1_000)) {
       let pause: number;
       let limit: number;
+      const owing = this.#link.owes;
       try {
         const known = this.#known.of(request);
         const answer = await this.rpc.acquire({ ...request, knownConfigVersion: known?.version ?? "" });
@@ -234,7 +235,12 @@ export class Tenantd extends EventEmitter<NoticeEvents> implements AsyncDisposab
         pause = error.retryAfterMs ?? wait;
         // Safe: the same session id gets the same slot.
         if (undecided(error)) limit = Math.min(this.#options.timeoutMs ?? 2_000, RETRY_FOR_MS);
-        else if (error.disposition === "retry_later" || error.retryAfterMs !== undefined) limit = retryForMs;
+        else if (atCap(error) && (owing || this.#link.owes)) {
+          // The slot that is missing may be our own, its release not heard yet.
+          this.#link.pay();
+          pause = wait;
+          limit = Math.max(Math.min(this.#options.timeoutMs ?? 2_000, RETRY_FOR_MS), retryForMs);
+        } else if (error.disposition === "retry_later" || error.retryAfterMs !== undefined) limit = retryForMs;
         else throw error;
         if (performance.now() - start + pause > limit) throw error;
       }
@@ -278,6 +284,11 @@ export class Tenantd extends EventEmitter<NoticeEvents> implements AsyncDisposab
 /** Connects to the sidecar of this machine; the connection opens with the first call. */
 export function connect(options: ConnectOptions = {}): Tenantd {
   return new Tenantd(options);
+}
+
+/** The refusals that a slot freed ends. */
+function atCap(error: TenantdError): boolean {
+  return error instanceof TenantAtCapError || error instanceof AgentAtCapError || error instanceof MachineAtCapError;
 }
 
 async function unlessAborted<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {

@@ -2,7 +2,15 @@ import type { ClientDuplexStream } from "@grpc/grpc-js";
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 
 import type { Connection } from "./connection.js";
-import { SidecarUnavailableError, TenantdError, UndecidedError } from "./errors.js";
+import {
+  InvalidFieldError,
+  NotPermittedError,
+  SessionEndedError,
+  SessionUnknownError,
+  SidecarUnavailableError,
+  TenantdError,
+  UndecidedError,
+} from "./errors.js";
 import { Outcome } from "./gen/tenantd/v1/session_pb.js";
 import {
   KeepAliveRequestSchema,
@@ -105,6 +113,16 @@ export class Link {
     this.#live.delete(request.sessionId);
     if (this.#owed.size < OWED_AT_MOST) this.#owed.set(request.sessionId, request);
     else this.#log.warn({ session_id: request.sessionId }, "too many releases wait; this one is left to its TTL");
+    void this.#settle();
+  }
+
+  /** Whether releases wait for the sidecar: their slots are still taken. */
+  get owes(): boolean {
+    return this.#owed.size > 0;
+  }
+
+  /** Tries to be rid of what is owed, now. */
+  pay(): void {
     void this.#settle();
   }
 
@@ -228,11 +246,13 @@ export class Link {
         try {
           await this.#rpc.release(request);
         } catch (error) {
-          if (error instanceof SidecarUnavailableError) {
-            // The stream may have held while the sidecar could not answer.
+          if (!nothingLeft(error)) {
+            // The stream may have held while the sidecar could not answer, or was cut, or had
+            // a fault: the session may still hold its slot.
             this.#later(() => void this.#settle());
             return;
           }
+          if (!over(error)) this.#log.warn({ session_id: sessionId }, `it cannot be released: ${(error as Error).message}`);
         }
         if (this.#owed.get(sessionId) === request) this.#owed.delete(sessionId);
       }
@@ -265,6 +285,16 @@ export class Link {
       }
     }
   }
+}
+
+/** Whether the session has ended already. */
+function over(error: unknown): boolean {
+  return error instanceof SessionEndedError || error instanceof SessionUnknownError;
+}
+
+/** Whether a release that failed so need not be asked again. */
+function nothingLeft(error: unknown): boolean {
+  return over(error) || error instanceof NotPermittedError || error instanceof InvalidFieldError;
 }
 
 /** Whether asking again with the same session id is safe and may help. */

@@ -151,6 +151,28 @@ test("a release that the sidecar did not answer is made up for", async (t) => {
   await until("the slot is free", async () => (await sidecar.live("acme")) === 0);
 });
 
+test("a process's own unheard releases refuse it no slot", async (t) => {
+  const { sidecar, td, ended } = await stage(t);
+  const rpc = Object.getPrototypeOf(td.rpc);
+  const { release } = rpc;
+  t.after(() => (rpc.release = release));
+  let failures = 3;
+  rpc.release = function (request) {
+    // As a stream does that is cut.
+    if (failures-- > 0) return Promise.reject(new tenantd.TenantdError("cut", "", { reason: "", code: 13 }));
+    return release.call(this, request);
+  };
+  const other = await td.acquire({ tenant: "small" });
+  const first = await td.acquire({ sessionId: "first", tenant: "small" });
+  await first.end("success");
+  assert.equal(await sidecar.live("small"), 2);
+  const second = await td.acquire({ tenant: "small" });
+  assert.equal(await ended("first"), "success");
+  // A slot that another one holds is another one's.
+  await assert.rejects(td.acquire({ tenant: "small" }), tenantd.TenantAtCapError);
+  await Promise.all([other.end("success"), second.end("success")]);
+});
+
 test("a session that ends while the sidecar is dead is ended when that is back, and not asked for again", async (t) => {
   const { sidecar, td } = await stage(t);
   const session = await td.acquire({ tenant: "acme" });

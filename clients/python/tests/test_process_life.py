@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import grpc
 import pytest
 
 
@@ -13,6 +14,7 @@ import tenantd
 from support import soon, until
 from tenantd import link
 from tenantd.testing import FakeSidecar
+from tenantd.testing.fake import _Service
 
 CAP = {"defaults": {"cap": 2_000}, "lease": {"grace": "1s"}}
 
@@ -21,6 +23,34 @@ CAP = {"defaults": {"cap": 2_000}, "lease": {"grace": "1s"}}
 def fake():
     with FakeSidecar(CAP) as fake:
         yield fake
+
+
+class Deaf(_Service):
+    """Fails its first releases as a stream does that is cut."""
+
+    failures = 0
+
+    async def ReleaseSession(self, request, context):
+        if self.failures:
+            self.failures -= 1
+            await context.abort(grpc.StatusCode.INTERNAL, "cut")
+        return await super().ReleaseSession(request, context)
+
+
+async def test_a_processs_own_unheard_releases_refuse_it_no_slot():
+    fake = FakeSidecar({"defaults": {"cap": 1}})
+    fake._service = deaf = Deaf(fake)
+    with fake:
+        async with tenantd.connect(fake.address) as td:
+            async with td.session("first", tenant="acme"):
+                deaf.failures = 3
+            assert fake.live("acme") == 1
+            async with td.session("second", tenant="acme"):
+                assert (deaf.failures, fake.live("acme")) == (0, 1)
+                # A slot that another one holds is another one's.
+                with pytest.raises(tenantd.TenantAtCap):
+                    await td.session("third", tenant="acme").open()
+        assert fake._rules.ended == {"first": "success", "second": "success"}
 
 
 def run(code, address, **kwargs):

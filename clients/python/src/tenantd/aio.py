@@ -18,6 +18,7 @@ from tenantd._effects import AsyncEffects
 from tenantd.config import Grant, SessionConfig, to_config
 from tenantd.connection import Stamp, connection
 from tenantd.errors import (
+    AtCap,
     SessionEnded,
     SessionUnknown,
     SidecarUnavailable,
@@ -303,6 +304,7 @@ class AsyncClient(AsyncEffects):
             to = self._linked()
             to.start()
             session._request.worker = to.worker
+            owing = to.owes
             try:
                 known = self._known.ask(session._request)
                 reply = await self._call(self._stub.AcquireSession, session._request)
@@ -312,6 +314,12 @@ class AsyncClient(AsyncEffects):
                 if isinstance(error, SidecarUnavailable | Undecided):
                     # Safe: the same session id gets the same slot.
                     pause, limit = error.retry_after or wait, min(self.deadline, _wire.RETRY_FOR)
+                elif isinstance(error, AtCap) and (owing or to.owes):
+                    # The slot that is missing may be our own, its release not heard yet.
+                    to.pay()
+                    pause, limit = wait, max(
+                        min(self.deadline, _wire.RETRY_FOR), session._retry_for
+                    )
                 elif error.disposition == "retry_later" or error.retry_after is not None:
                     pause, limit = error.retry_after or wait, session._retry_for
                 else:

@@ -17,6 +17,7 @@ from tenantd._effects import SyncEffects
 from tenantd.config import Grant, SessionConfig, to_config
 from tenantd.connection import Stamp, connection
 from tenantd.errors import (
+    AtCap,
     SessionEnded,
     SessionUnknown,
     SidecarUnavailable,
@@ -299,6 +300,7 @@ class Client(SyncEffects):
             to = self._linked()
             to.start()
             session._request.worker = to.worker
+            owing = to.owes
             try:
                 known = self._known.ask(session._request)
                 reply = self._call(self._stub.AcquireSession, session._request)
@@ -308,6 +310,12 @@ class Client(SyncEffects):
                 if isinstance(error, SidecarUnavailable | Undecided):
                     # Safe: the same session id gets the same slot.
                     pause, limit = error.retry_after or wait, min(self.deadline, _wire.RETRY_FOR)
+                elif isinstance(error, AtCap) and (owing or to.owes):
+                    # The slot that is missing may be our own, its release not heard yet.
+                    to.pay()
+                    pause, limit = wait, max(
+                        min(self.deadline, _wire.RETRY_FOR), session._retry_for
+                    )
                 elif error.disposition == "retry_later" or error.retry_after is not None:
                     pause, limit = error.retry_after or wait, session._retry_for
                 else:

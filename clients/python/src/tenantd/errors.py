@@ -237,6 +237,9 @@ class Overloaded(TenantdError):
     REASON = "OVERLOADED"
 
 
+AtCap = (TenantAtCap, AgentAtCap, MachineAtCap)
+"""The refusals that a slot freed ends."""
+
 REASONS: dict[str, type[TenantdError]] = {
     cls.REASON: cls for cls in TenantdError.__subclasses__() if cls.REASON
 }

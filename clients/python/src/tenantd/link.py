@@ -12,6 +12,7 @@ import os
 import queue
 import random
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,7 +22,16 @@ import grpc
 
 from tenantd import _wire, notices
 from tenantd.connection import Connection, Stamp
-from tenantd.errors import SidecarUnavailable, TenantdError, Undecided, from_rpc_error
+from tenantd.errors import (
+    InvalidField,
+    NotPermitted,
+    SessionEnded,
+    SessionUnknown,
+    SidecarUnavailable,
+    TenantdError,
+    Undecided,
+    from_rpc_error,
+)
 from tenantd.v1.session_service_pb2 import (
     AcquireSessionRequest,
     KeepAliveAttached,
@@ -41,6 +51,8 @@ GONE_AT_MOST = 1_000
 """Revoked sessions remembered, so that each is told once."""
 OWED_AT_MOST = 10_000
 """Releases kept while the sidecar is away; further ones are left to the grace."""
+OWED_EVERY = 1.0
+"""Seconds between two tries to be rid of releases that the sidecar could not take."""
 MEMORY_EVERY = 10.0
 """Seconds between two reports of resident memory."""
 CLOSE_WITHIN = 1.0
@@ -140,6 +152,15 @@ class Link:
                 self._owed[request.session_id] = request
             else:
                 log.warning("too many releases wait; %s is left to its TTL", request.session_id)
+        self._wake.set()
+
+    @property
+    def owes(self) -> bool:
+        """Whether releases wait for the sidecar: their slots are still taken."""
+        return bool(self._owed)
+
+    def pay(self) -> None:
+        """Tries to be rid of what is owed, now."""
         self._wake.set()
 
     def blocked(self, seconds: float, session_id: str) -> None:
@@ -300,24 +321,19 @@ class Link:
 
     def _settle(self, stop: threading.Event) -> None:
         """Pays owed releases and reports memory, until the link closes."""
+        reported = time.monotonic()
         while True:
-            woken = self._wake.wait(MEMORY_EVERY)
+            self._wake.wait(OWED_EVERY if self._owed else MEMORY_EVERY)
             self._wake.clear()
+            if (now := time.monotonic()) - reported >= MEMORY_EVERY:
+                reported = now
+                with self._lock:
+                    self._say(KeepAliveRequest(memory_bytes=_resident_bytes()))
             with self._lock:
                 owed = list(self._owed.values())
-                if not woken:
-                    self._say(KeepAliveRequest(memory_bytes=_resident_bytes()))
             for request in owed:
-                if (channel := self._channel) is None:
+                if (channel := self._channel) is None or not _released(channel, request):
                     break
-                try:
-                    stub = SessionServiceStub(channel)
-                    stub.ReleaseSession(request, timeout=_wire.DEADLINE)
-                except grpc.RpcError as rpc_error:
-                    if isinstance(from_rpc_error(rpc_error), SidecarUnavailable):
-                        break  # Until the stream is back.
-                except (OSError, ValueError):
-                    break  # No token to show, or the channel was replaced just now.
                 with self._lock:
                     if self._owed.get(request.session_id) is request:
                         del self._owed[request.session_id]
@@ -343,6 +359,23 @@ class Link:
                 subscriber(notice)
             except Exception:
                 log.exception("a callback for %s failed", type(notice).__name__)
+
+
+def _released(channel: grpc.Channel, request: ReleaseSessionRequest) -> bool:
+    """Whether nothing is left to free. False: to be asked again."""
+    try:
+        SessionServiceStub(channel).ReleaseSession(request, timeout=_wire.DEADLINE)
+    except grpc.RpcError as rpc_error:
+        error = from_rpc_error(rpc_error)
+        if isinstance(error, SessionEnded | SessionUnknown):
+            return True
+        if isinstance(error, NotPermitted | InvalidField):
+            log.warning("%s cannot be released: %s", request.session_id, error)
+            return True
+        return False  # A stream that was cut, a fault: it may still hold its slot.
+    except (OSError, ValueError):
+        return False  # No token to show, or the channel was replaced just now.
+    return True
 
 
 def _resident_bytes() -> int:

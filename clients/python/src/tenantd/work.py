@@ -59,9 +59,14 @@ class _Opened:
     reader: asyncio.Task[None] | None = None
     over: bool = False
 
-    async def said(self) -> AsyncIterator[wire.WorkRequest]:
-        while (request := await self.requests.get()) is not None:
-            yield request
+    # No generator: gRPC may still wait in one when it is thrown away, which asyncio reports.
+    def __aiter__(self) -> AsyncIterator[wire.WorkRequest]:
+        return self
+
+    async def __anext__(self) -> wire.WorkRequest:
+        if (request := await self.requests.get()) is None:
+            raise StopAsyncIteration
+        return request
 
 
 class AsyncWork:
@@ -118,7 +123,7 @@ class AsyncWork:
         # A stream that ends well has answered what it read.
         error: grpc.RpcError | None = None
         try:
-            async for response in self._open_stream(opened.said()):
+            async for response in self._open_stream(opened):
                 self._answered(opened, response)
         except grpc.aio.AioRpcError as failed:
             error = failed
