@@ -15,7 +15,10 @@ use tokio::{
     sync::mpsc,
 };
 
-use crate::proxy::Proxy;
+use crate::{
+    link::{Link, Secure},
+    proxy::{Beyond, Proxy},
+};
 
 /// What its process is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,36 +89,44 @@ pub struct Asked {
 pub struct Answer {
     pub agent: String,
     pub kind: Kind,
+    pub link: Link,
     pub asked: Asked,
     pub said: Value,
 }
 
 pub struct Agent {
     pub kind: Kind,
+    pub link: Link,
     pub worker: String,
     pub proxy: Proxy,
     pub child: Child,
     pub stopped: bool,
-    pub tainted: bool,
+    /// Bytes on its way have been changed since its network was last cut.
+    pub garbled: bool,
+    tainted: bool,
     stdin: ChildStdin,
     pending: Arc<Mutex<BTreeMap<u64, Asked>>>,
     next: u64,
 }
 
 impl Agent {
-    pub fn start(
-        kind: Kind,
+    pub async fn start(
+        (kind, link): (Kind, Link),
         worker: &str,
-        dir: &Path,
-        sidecar: &Path,
+        (dir, socket, secure): (&Path, &Path, &Secure),
         answers: mpsc::UnboundedSender<Answer>,
     ) -> Self {
-        let proxy = Proxy::start(dir.join(format!("{worker}.sock")), sidecar.to_owned());
+        let sidecar = match link {
+            Link::Socket => Beyond::Unix(socket.to_owned()),
+            Link::Certificate | Link::Token => Beyond::Tcp(secure.address),
+        };
+        let proxy = Proxy::start(dir.join(format!("{worker}.sock")), sidecar).await;
         let log = std::fs::File::create(dir.join(format!("{worker}.log"))).unwrap();
         let mut child = kind
             .command()
-            .env("FAULT_ADDRESS", Proxy::address(&proxy.path))
+            .env("FAULT_ADDRESS", &proxy.address)
             .env("FAULT_WORKER", worker)
+            .envs(secure.environment(link))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log)
@@ -130,12 +141,24 @@ impl Agent {
                 let said: Value = serde_json::from_str(&line).expect("agents answer in JSON");
                 let asked = waiting.lock().unwrap().remove(&said["n"].as_u64().unwrap());
                 let asked = asked.expect("it was asked");
-                let _ = answers.send(Answer { agent: name.clone(), kind, asked, said });
+                let _ = answers.send(Answer { agent: name.clone(), kind, link, asked, said });
             }
         });
         let stdin = child.stdin.take().unwrap();
         let worker = worker.to_owned();
-        Self { kind, worker, proxy, child, stopped: false, tainted: false, stdin, pending, next: 0 }
+        Self {
+            kind,
+            link,
+            worker,
+            proxy,
+            child,
+            stopped: false,
+            garbled: false,
+            tainted: false,
+            stdin,
+            pending,
+            next: 0,
+        }
     }
 
     pub async fn ask(&mut self, mut ask: Value) {
@@ -168,12 +191,24 @@ impl Agent {
         self.pending.lock().unwrap().len()
     }
 
-    /// From here on what it was asked may have been garbled on its way.
-    pub fn taint(&mut self) {
+    /// From here on bytes on its way are changed. Over TLS that shows, and no
+    /// answer may be another one for it; else only that it ends is certain of what
+    /// it was asked.
+    pub fn garble(&mut self) {
+        self.garbled = true;
+        if self.link.is_tls() {
+            return;
+        }
         self.tainted = true;
         for asked in self.pending.lock().unwrap().values_mut() {
             asked.tainted = true;
         }
+    }
+
+    /// Its connections are new ones.
+    pub fn whole(&mut self) {
+        self.garble();
+        (self.garbled, self.tainted) = (false, false);
     }
 
     pub fn signal(&mut self, signal: &str) {

@@ -15,7 +15,9 @@ use serde_json::{Value, json};
 use tenantd::wire::v1::{self, session_service_client::SessionServiceClient};
 use tonic::{
     Code, Request, Status,
-    transport::{Channel, Endpoint},
+    metadata::{Ascii, MetadataValue},
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 use tonic_types::StatusExt as _;
 
@@ -63,8 +65,34 @@ pub fn reason(status: &Status) -> String {
     }
 }
 
+/// As `channel`, over TLS, with what the environment names.
+fn secure_channel(address: String) -> Channel {
+    let read = |name| std::env::var(name).ok().map(|path| std::fs::read(path).unwrap());
+    let ca = read("TENANTD_CA_FILE").expect("it is told whom to trust");
+    let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca));
+    if let (Some(certificate), Some(key)) = (read("TENANTD_CERT_FILE"), read("TENANTD_KEY_FILE")) {
+        tls = tls.identity(Identity::from_pem(certificate, key));
+    }
+    Endpoint::from_shared(address).unwrap().tls_config(tls).unwrap().connect_lazy()
+}
+
+/// Shows the token with each call, where there is one.
+#[derive(Clone)]
+struct Shows {
+    bearer: Option<MetadataValue<Ascii>>,
+}
+
+impl Interceptor for Shows {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(bearer) = &self.bearer {
+            request.metadata_mut().insert("authorization", bearer.clone());
+        }
+        Ok(request)
+    }
+}
+
 struct Agent {
-    calls: SessionServiceClient<Channel>,
+    calls: SessionServiceClient<InterceptedService<Channel, Shows>>,
     worker: String,
     /// Sessions that it runs, by what it last knew of them.
     held: Arc<Mutex<BTreeSet<String>>>,
@@ -75,9 +103,14 @@ struct Agent {
 pub async fn serve() {
     let worker = std::env::var("FAULT_WORKER").unwrap();
     let address = std::env::var("FAULT_ADDRESS").unwrap();
-    let socket = PathBuf::from(address.strip_prefix("unix:").unwrap());
+    let channel = match address.strip_prefix("unix:") {
+        Some(socket) => channel(PathBuf::from(socket)),
+        None => secure_channel(address),
+    };
+    let token = std::env::var("TENANTD_TOKEN").ok();
+    let bearer = token.map(|token| format!("Bearer {token}").parse().unwrap());
     let agent = Arc::new(Agent {
-        calls: SessionServiceClient::new(channel(socket)),
+        calls: SessionServiceClient::with_interceptor(channel, Shows { bearer }),
         worker,
         held: Arc::default(),
         changed: Arc::default(),

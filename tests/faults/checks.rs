@@ -9,7 +9,7 @@ use std::{
 
 use tenantd::wire::v1;
 
-use crate::{config::KEY, driver::Driver};
+use crate::{config::KEY, driver::Driver, link::Link};
 
 /// How long the machine may need until what must come has come.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -148,6 +148,13 @@ impl Driver {
         };
         if let Some(lost) = lost.first() {
             self.fail(&format!("lost, though nothing befell its worker: {lost}"));
+        }
+        let granted = |tls| {
+            let links = Link::ALL.iter().filter(|link| link.is_tls() == tls);
+            links.filter_map(|link| self.table.facts.get(link.sessions())).sum::<u64>()
+        };
+        if granted(true) == 0 || granted(false) == 0 {
+            self.fail("no session was granted over one kind of network");
         }
         self.sibling = None;
         while let Some(agent) = self.agents.pop() {

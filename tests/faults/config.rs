@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
 
-use crate::dice::Dice;
+use crate::{dice::Dice, link::Secure};
 
 /// Begins every secret.
 pub const KEY: &str = "k3y-";
@@ -22,6 +22,7 @@ pub struct File {
     pub generation: u32,
     /// Where Prometheus would ask.
     pub scraped: std::net::SocketAddr,
+    pub secure: Secure,
 }
 
 impl File {
@@ -34,6 +35,7 @@ impl File {
              [agents.{}]\ncap = {}\n",
             self.machine, self.scraped, AGENT.0, AGENT.1
         );
+        text.push_str(&self.secure.config());
         text.push_str(&format!("[defaults]\n{BREAKER}\n"));
         text.push_str(&provider("defaults", "defaults", self.generation));
         for (tenant, cap) in TENANTS {

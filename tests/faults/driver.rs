@@ -13,6 +13,7 @@ use crate::{
     config::{AGENT, KEY, TENANTS, may_have},
     dice::Dice,
     faults::Heal,
+    link::Link,
     model::Model,
     operator::Operator,
     sibling::Sibling,
@@ -103,7 +104,7 @@ pub async fn play(seed: u64, time: Duration) {
         sessions: 0,
     };
     for _ in 0..AGENTS {
-        driver.start_agent();
+        driver.start_agent().await;
     }
     let end = Instant::now() + time;
     let mut steps = 0;
@@ -140,12 +141,15 @@ impl Driver {
         std::process::exit(1);
     }
 
-    pub fn start_agent(&mut self) {
+    pub async fn start_agent(&mut self) {
         let kind = self.kinds[self.started % self.kinds.len()];
+        let link = Link::of(self.started);
         self.started += 1;
         let worker = format!("w{}-{}", self.started, kind.name());
         let (dir, socket) = (self.world.dir.path(), self.world.socket());
-        self.agents.push(Agent::start(kind, &worker, dir, &socket, self.answer_to.clone()));
+        let to = (dir, socket.as_path(), &self.world.config.secure);
+        let agent = Agent::start((kind, link), &worker, to, self.answer_to.clone()).await;
+        self.agents.push(agent);
     }
 
     async fn step(&mut self) {
@@ -211,7 +215,7 @@ impl Driver {
         if self.agents[at].in_flight() >= IN_FLIGHT || self.agents[at].stopped {
             return;
         }
-        let worker = self.agents[at].worker.clone();
+        let (worker, link) = (self.agents[at].worker.clone(), self.agents[at].link);
         let op = self.dice.weighted(&[
             (40, "acquire"),
             (24, "end"),
@@ -221,11 +225,12 @@ impl Driver {
             (6, "renew"),
             (u64::from(at >= SPARED), "reconnect"),
         ]);
-        let ask = if op == "acquire" { self.acquire(&worker) } else { self.other(op, &worker) };
+        let ask =
+            if op == "acquire" { self.acquire(&worker) } else { self.other(op, (&worker, link)) };
         let id = ask["id"].as_str().unwrap_or_default();
         match op {
-            "acquire" => self.truth.asks(id, &worker),
-            "end" => self.truth.ends(id),
+            "acquire" => self.truth.asks(id, (&worker, link)),
+            "end" => self.truth.asks_to_end(id, link),
             "reconnect" => self.truth.disturb(&worker),
             _ => {}
         }
@@ -265,7 +270,7 @@ impl Driver {
         })
     }
 
-    fn other(&mut self, op: &str, worker: &str) -> serde_json::Value {
+    fn other(&mut self, op: &str, (worker, link): (&str, Link)) -> serde_json::Value {
         let held = self.truth.held_by(worker);
         let recent = self.recent.get(worker).cloned().unwrap_or_default();
         let id = match self.dice.roll(10) {
@@ -274,7 +279,12 @@ impl Driver {
             0..7 if !held.is_empty() => self.dice.of(&held).clone(),
             7..9 if !recent.is_empty() => self.dice.of(&recent).clone(),
             // Somebody else's, or nobody's.
-            _ => id(1 + self.dice.roll(self.sessions + 2)),
+            _ => {
+                let at = self.dice.roll(self.sessions + 2);
+                let others = self.truth.held_by_others(link);
+                let is_nobodys = others.is_empty() || at.is_multiple_of(4);
+                if is_nobodys { id(1 + at) } else { others[at as usize % others.len()].clone() }
+            }
         };
         let outcome = self.dice.weighted(&[(7, "success"), (1, "failure"), (2, "cancelled")]);
         json!({ "op": op, "id": id, "outcome": outcome })
@@ -301,6 +311,9 @@ impl Driver {
         };
         let what = format!("{} {}", answer.kind.name(), asked.op);
         self.table.note(&what, went, took);
+        if answer.link.is_tls() {
+            self.table.fact("answers over TLS", 1);
+        }
         if text("text").contains(KEY) {
             return Err("an error shows a key".to_owned());
         }
@@ -330,8 +343,15 @@ impl Driver {
                 return Err(format!("{tenant} was given {key}"));
             }
         }
-        let was_granted = self.truth.grant(&asked.id).is_some_and(|grant| grant.at < asked.at);
-        if reason == "SESSION_UNKNOWN" && was_granted {
+        let granted = self.truth.grant(&asked.id).filter(|grant| grant.at < asked.at);
+        let is_own = granted.map(|grant| grant.link == answer.link);
+        if is_own == Some(false) && asked.op != "acquire" {
+            self.table.fact("calls about another identity's session", 1);
+            if went == Went::Well && asked.op == "refresh" {
+                return Err(format!("{} is another identity's, and its keys were given", asked.id));
+            }
+        }
+        if reason == "SESSION_UNKNOWN" && is_own == Some(true) {
             return Err(format!("{} was granted, and is not known any more", asked.id));
         }
         if asked.op != "acquire" {
@@ -342,7 +362,8 @@ impl Driver {
                 if tenant != *bound {
                     return Err(format!("{} was bound to {tenant} instead of {bound}", asked.id));
                 }
-                self.truth.granted(&asked.id, &tenant, &answer.agent);
+                self.table.fact(answer.link.sessions(), 1);
+                self.truth.granted(&asked.id, &tenant, (&answer.agent, answer.link));
             }
             (Err(_), Went::Well) => return Err("odd metadata was granted a slot".to_owned()),
             (Err(must), Went::Refused) if reason != *must => {

@@ -49,7 +49,7 @@ impl Driver {
             (3, "network garble"),
             (3, "watcher cut"),
             (3, "config half-edit"),
-            (2, "keys rotated"),
+            (2, "keys and certificate rotated"),
         ]);
         // The others meet faults of the sidecar alone: their sessions must outlive them.
         let at = SPARED + usize::try_from(self.dice.roll((AGENTS - SPARED) as u64)).unwrap();
@@ -147,8 +147,9 @@ impl Driver {
                 self.world.config.write(&half);
                 self.later(50, 2000, Heal::Config);
             }
-            "keys rotated" => {
+            "keys and certificate rotated" => {
                 self.world.config.generation += 1;
+                self.world.config.secure.renew();
                 let text = self.world.config.text();
                 self.world.config.write(&text);
             }
@@ -161,7 +162,7 @@ impl Driver {
                     _ => Mode::Garble { to_sidecar: self.dice.roll(2) == 0 },
                 };
                 if matches!(mode, Mode::Garble { .. }) {
-                    self.agents[at].taint();
+                    self.agents[at].garble();
                 }
                 self.agents[at].proxy.set(mode);
                 self.later(100, 2500, Heal::Mend(worker));
@@ -209,7 +210,7 @@ impl Driver {
             self.table.note(&what, Went::Unanswered, Duration::ZERO);
         }
         self.dead.push(worker);
-        self.start_agent();
+        self.start_agent().await;
     }
 
     /// Mends what is due.
@@ -255,12 +256,12 @@ impl Driver {
             Heal::Mend(worker) => {
                 self.truth.disturb(&worker);
                 if let Some(agent) = self.agents.iter_mut().find(|agent| agent.worker == worker) {
-                    if agent.tainted {
-                        // What was garbled must not go on: HTTP/2 has a state.
+                    if agent.garbled {
+                        // What was garbled must not go on: HTTP/2 has a state, and
+                        // TLS may wait for the rest of a record that has none.
                         agent.proxy.set(Mode::Cut);
                         tokio::time::sleep(Duration::from_millis(50)).await;
-                        agent.taint();
-                        agent.tainted = false;
+                        agent.whole();
                     }
                     agent.proxy.set(Mode::Pass);
                 }

@@ -11,11 +11,15 @@
 
 mod agents;
 mod bare;
+#[path = "../it/certificates.rs"]
+#[allow(dead_code, reason = "the other suites need more of it")]
+mod certificates;
 mod checks;
 mod config;
 mod dice;
 mod driver;
 mod faults;
+mod link;
 mod model;
 mod operator;
 mod proxy;

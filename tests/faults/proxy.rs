@@ -1,20 +1,58 @@
-//! A unix socket between one agent and the sidecar that can misbehave as a
-//! network does.
+//! A unix socket or a TCP port between one agent and the sidecar that can
+//! misbehave as a network does.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{
-        UnixListener, UnixStream,
-        unix::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::watch,
     task::JoinHandle,
 };
+
+/// The two ways of one connection. Who drops the second one has sent all.
+type Halves = (Box<dyn AsyncRead + Send + Unpin>, Box<dyn AsyncWrite + Send + Unpin>);
+
+/// Where the sidecar is.
+#[derive(Debug, Clone)]
+pub enum Beyond {
+    Unix(PathBuf),
+    Tcp(SocketAddr),
+}
+
+impl Beyond {
+    async fn connect(&self) -> io::Result<Halves> {
+        Ok(match self {
+            Self::Unix(path) => unix(UnixStream::connect(path).await?),
+            Self::Tcp(address) => tcp(TcpStream::connect(address).await?),
+        })
+    }
+}
+
+fn unix(stream: UnixStream) -> Halves {
+    let (from, to) = stream.into_split();
+    (Box::new(from), Box::new(to))
+}
+
+fn tcp(stream: TcpStream) -> Halves {
+    let _ = stream.set_nodelay(true);
+    let (from, to) = stream.into_split();
+    (Box::new(from), Box::new(to))
+}
+
+enum Listener {
+    Unix(UnixListener),
+    Tcp(TcpListener),
+}
+
+impl Listener {
+    async fn accept(&self) -> io::Result<Halves> {
+        Ok(match self {
+            Self::Unix(listener) => unix(listener.accept().await?.0),
+            Self::Tcp(listener) => tcp(listener.accept().await?.0),
+        })
+    }
+}
 
 /// How it behaves now.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -36,30 +74,38 @@ pub enum Mode {
 }
 
 pub struct Proxy {
-    pub path: PathBuf,
+    /// As clients are told it.
+    pub address: String,
     mode: watch::Sender<Mode>,
     accepting: JoinHandle<()>,
 }
 
 impl Proxy {
-    pub fn start(path: PathBuf, sidecar: PathBuf) -> Self {
-        let _ = std::fs::remove_file(&path);
-        let listener = UnixListener::bind(&path).unwrap();
+    /// Of the kind that the sidecar's is; a socket is made at `path`.
+    pub async fn start(path: PathBuf, sidecar: Beyond) -> Self {
+        let (listener, address) = match &sidecar {
+            Beyond::Unix(_) => {
+                let _ = std::fs::remove_file(&path);
+                let address = format!("unix:{}", path.display());
+                (Listener::Unix(UnixListener::bind(&path).unwrap()), address)
+            }
+            Beyond::Tcp(_) => {
+                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                let port = listener.local_addr().unwrap().port();
+                (Listener::Tcp(listener), format!("https://localhost:{port}"))
+            }
+        };
         let (mode, told) = watch::channel(Mode::Pass);
         let accepting = tokio::spawn(async move {
-            while let Ok((agent, _)) = listener.accept().await {
+            while let Ok(agent) = listener.accept().await {
                 tokio::spawn(join(agent, sidecar.clone(), told.clone()));
             }
         });
-        Self { path, mode, accepting }
+        Self { address, mode, accepting }
     }
 
     pub fn set(&self, mode: Mode) {
         self.mode.send_replace(mode);
-    }
-
-    pub fn address(path: &Path) -> String {
-        format!("unix:{}", path.display())
     }
 }
 
@@ -70,10 +116,9 @@ impl Drop for Proxy {
     }
 }
 
-async fn join(agent: UnixStream, sidecar: PathBuf, mode: watch::Receiver<Mode>) {
-    let Ok(sidecar) = UnixStream::connect(sidecar).await else { return };
-    let (from_agent, to_agent) = agent.into_split();
-    let (from_sidecar, to_sidecar) = sidecar.into_split();
+async fn join(agent: Halves, sidecar: Beyond, mode: watch::Receiver<Mode>) {
+    let Ok((from_sidecar, to_sidecar)) = sidecar.connect().await else { return };
+    let (from_agent, to_agent) = agent;
     // Whichever way ends, ends both: a half-close is one of the faults.
     tokio::select! {
         () = pump(from_agent, to_sidecar, mode.clone(), true) => {}
@@ -82,8 +127,8 @@ async fn join(agent: UnixStream, sidecar: PathBuf, mode: watch::Receiver<Mode>) 
 }
 
 async fn pump(
-    mut from: OwnedReadHalf,
-    to: OwnedWriteHalf,
+    mut from: Box<dyn AsyncRead + Send + Unpin>,
+    to: Box<dyn AsyncWrite + Send + Unpin>,
     mut mode: watch::Receiver<Mode>,
     is_to_sidecar: bool,
 ) {

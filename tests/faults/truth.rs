@@ -8,7 +8,7 @@ use std::{
 
 use tenantd::wire::v1;
 
-use crate::model::Model;
+use crate::{link::Link, model::Model};
 
 /// How long after a disturbance of its worker a session may still end of it: TTL,
 /// grace, and what a loaded machine adds.
@@ -22,6 +22,8 @@ pub struct Grant {
     pub tenant: String,
     /// When the answer was heard.
     pub at: Instant,
+    /// Whose it is.
+    pub link: Link,
     worker: String,
     /// Somebody asked to end it, or something befell its worker.
     may_end: bool,
@@ -55,25 +57,27 @@ pub struct Truth {
     /// Sessions that somebody asked to end, granted or not yet.
     ending: BTreeSet<String>,
     /// Sessions that more than one worker asked for, by the first one.
-    asked_by: BTreeMap<String, String>,
+    asked_by: BTreeMap<String, (String, Link)>,
     disturbed: BTreeMap<String, Instant>,
     tenants: BTreeMap<String, Switches>,
 }
 
 impl Truth {
     /// A worker asks for a session.
-    pub fn asks(&mut self, id: &str, worker: &str) {
-        let first = self.asked_by.entry(id.to_owned()).or_insert_with(|| worker.to_owned());
-        if first != worker {
+    pub fn asks(&mut self, id: &str, (worker, link): (&str, Link)) {
+        let asks = (worker.to_owned(), link);
+        let first = self.asked_by.entry(id.to_owned()).or_insert_with(|| asks.clone());
+        if *first != asks {
             self.ends(id);
         }
     }
 
-    pub fn granted(&mut self, id: &str, tenant: &str, worker: &str) {
+    pub fn granted(&mut self, id: &str, tenant: &str, (worker, link): (&str, Link)) {
         let disturbed = self.disturbed.get(worker).is_some_and(|at| at.elapsed() < AFTERMATH);
         let may_end = disturbed || self.ending.contains(id);
         let at = self.grants.get(id).map_or_else(Instant::now, |grant| grant.at);
-        let grant = Grant { tenant: tenant.to_owned(), at, worker: worker.to_owned(), may_end };
+        let (tenant, worker) = (tenant.to_owned(), worker.to_owned());
+        let grant = Grant { tenant, at, link, worker, may_end };
         self.grants.insert(id.to_owned(), grant);
     }
 
@@ -88,7 +92,22 @@ impl Truth {
         self.grants.iter().filter(own).map(|(id, _)| id.clone()).collect()
     }
 
-    /// Somebody asks to end it.
+    /// Sessions that another identity was granted and that nobody asked to end.
+    pub fn held_by_others(&self, link: Link) -> Vec<String> {
+        let others = |(id, grant): &(&String, &Grant)| {
+            grant.link != link && !grant.may_end && !self.ending.contains(*id)
+        };
+        self.grants.iter().filter(others).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// A worker asks to end it. Where it is of another identity it may not.
+    pub fn asks_to_end(&mut self, id: &str, link: Link) {
+        if self.asked_by.get(id).is_none_or(|(_, owner)| *owner == link) {
+            self.ends(id);
+        }
+    }
+
+    /// Somebody who may ends it.
     pub fn ends(&mut self, id: &str) {
         self.ending.insert(id.to_owned());
         if let Some(grant) = self.grants.get_mut(id) {

@@ -12,7 +12,11 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::{agents::send, config::File};
+use crate::{
+    agents::send,
+    config::File,
+    link::{Secure, free_address},
+};
 
 /// How long a start may take on a loaded machine.
 const START: Duration = Duration::from_secs(30);
@@ -36,9 +40,8 @@ impl World {
     pub fn new(machine: u32) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tenantd.toml");
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let scraped = free.local_addr().unwrap();
-        let config = File { path, machine, generation: 1, scraped };
+        let (scraped, secure) = (free_address(), Secure::new());
+        let config = File { path, machine, generation: 1, scraped, secure };
         config.write(&config.text());
         Self {
             dir,
@@ -167,6 +170,7 @@ impl World {
             .args(arguments)
             .arg("--listen")
             .arg(format!("unix:{}", self.socket().display()))
+            .args(["--listen", &self.config.secure.address.to_string()])
             .env("TENANTD_LOG", "debug")
             .env("XDG_STATE_HOME", self.dir.path())
             .stderr(std::process::Stdio::piped())
