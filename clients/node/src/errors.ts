@@ -152,7 +152,7 @@ export class RateLimitedError extends TenantdError {}
 /** Too many acquires wait for their configs; another machine may have room. */
 export class OverloadedError extends TenantdError {}
 
-/** The sidecar did not answer: no connection, or the deadline passed. */
+/** The sidecar did not answer: no connection, one that broke, or the deadline passed. */
 export class SidecarUnavailableError extends TenantdError {
   /** The address that was tried. */
   readonly address: string;
@@ -218,6 +218,12 @@ export function toTenantdError(error: unknown, address: string): TenantdError {
   }
   if (error.code === status.UNAVAILABLE || error.code === status.DEADLINE_EXCEEDED) {
     const message = `tenantd at ${address} did not answer: ${error.details}. Is \`tenantd serve\` running there?`;
+    return new SidecarUnavailableError(message, address, { code: error.code });
+  }
+  // What gRPC makes of a connection that breaks in the middle of a call, of a TLS alert for one,
+  // and of an answer that it cannot read: the sidecar's own errors have details.
+  if (error.code === status.INTERNAL || error.code === status.UNKNOWN) {
+    const message = `no answer of tenantd at ${address}: ${error.details}`;
     return new SidecarUnavailableError(message, address, { code: error.code });
   }
   return new TenantdError(error.details, { code: error.code, fields: details.fields });

@@ -241,16 +241,17 @@ export class TenantdRpc {
     options?: CallOptions,
   ): Promise<MessageShape<O>> {
     try {
-      return await new Promise((resolve, reject) => {
+      const answer = await new Promise<MessageShape<O> | undefined>((resolve, reject) => {
         this.#grpc.makeUnaryRequest(
           path(method),
           encoder(method.input),
           decoder(method.output),
           create(method.input, request),
           this.#deadline(options),
-          (error, response) => (error ? reject(error) : resolve(this.#present(response))),
+          (error, response) => (error ? reject(error) : resolve(response)),
         );
       });
+      return this.#present(answer);
     } catch (error) {
       if (isOfFile(error)) throw this.#unreadable(error);
       // Made here, not in the callback: its stack then names who called.

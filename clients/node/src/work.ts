@@ -123,7 +123,14 @@ export class Work {
   }
 
   #refuse(opened: Opened, asked: Waiting, bytes: Uint8Array): void {
-    const said = fromBinary(StatusSchema, bytes);
+    let said;
+    try {
+      said = fromBinary(StatusSchema, bytes);
+    } catch {
+      // It was decided, and nobody knows what. Thrown from here it would end the process.
+      asked.reject(failed(status.INTERNAL, "the answer cannot be read"));
+      return;
+    }
     const metadata = new Metadata();
     metadata.set("grpc-status-details-bin", Buffer.from(bytes));
     const error = failed(said.code, said.message, metadata);

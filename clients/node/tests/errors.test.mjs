@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { EventEmitter } from "node:events";
 import { test } from "node:test";
 import { inspect } from "node:util";
 
@@ -11,6 +12,7 @@ import { StatusSchema } from "../dist/gen/google/rpc/status_pb.js";
 import * as tenantd from "@tenantd/client";
 import { SessionConfigSchema } from "@tenantd/client/proto";
 import { hideCredentials } from "../dist/redact.js";
+import { Work } from "../dist/work.js";
 import { contract } from "./sidecar.mjs";
 
 const { errorClasses, Reason, SidecarUnavailableError, TenantdError, toTenantdError } = tenantd;
@@ -95,12 +97,14 @@ test("a reason of another domain, and broken details, are not taken for ours", (
   const broken = serviceError(status.INTERNAL, "no");
   broken.metadata.set("grpc-status-details-bin", Buffer.from([0xff, 0xff]));
   const error = toTenantdError(broken, "unix:/x");
-  assert.equal(error.constructor, TenantdError);
+  assert.ok(error instanceof SidecarUnavailableError, "nobody knows what was decided");
   assert.equal(error.code, status.INTERNAL);
+  const other = toTenantdError(serviceError(status.UNAUTHENTICATED, "no"), "unix:/x");
+  assert.equal(other.constructor, TenantdError);
 });
 
-test("no connection and a passed deadline are SidecarUnavailableError, with the address", () => {
-  for (const code of [status.UNAVAILABLE, status.DEADLINE_EXCEEDED]) {
+test("no connection, a broken one and a passed deadline are SidecarUnavailableError, with the address", () => {
+  for (const code of [status.UNAVAILABLE, status.DEADLINE_EXCEEDED, status.INTERNAL, status.UNKNOWN]) {
     const error = toTenantdError(serviceError(code, "gone"), "unix:/run/x.sock");
     assert.ok(error instanceof SidecarUnavailableError);
     assert.equal(error.address, "unix:/run/x.sock");
@@ -117,6 +121,15 @@ test("a client without a sidecar fails promptly with SidecarUnavailableError", a
   await assert.rejects(drain(client.watch()), SidecarUnavailableError);
   await assert.rejects(drain(client.keepAlive("w")), SidecarUnavailableError);
   client.close();
+});
+
+test("an answer that cannot be read fails its call and not the process", async () => {
+  const call = Object.assign(new EventEmitter(), { write: (request) => (call.asked = request), end() {} });
+  const work = new Work({ address: "unix:/x", duplex: () => call }, () => "");
+  const answer = work.ask("renewSession", {}, 20_000);
+  call.emit("data", { id: call.asked.id, answer: { case: "error", value: new Uint8Array([0x12, 1, 0xff]) } });
+  const error = toTenantdError(await answer.catch((failed) => failed), "unix:/x");
+  assert.ok(error instanceof SidecarUnavailableError);
 });
 
 async function drain(stream) {

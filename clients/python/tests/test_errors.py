@@ -91,7 +91,15 @@ def test_reasons_of_another_domain_are_not_taken_for_ours():
 
 def test_broken_details_do_not_hide_the_status():
     error = from_rpc_error(Failure(grpc.StatusCode.INTERNAL, raw=b"\xff\xff"))
-    assert type(error) is tenantd.TenantdError and error.code is grpc.StatusCode.INTERNAL
+    assert type(error) is tenantd.SidecarUnavailable and error.code is grpc.StatusCode.INTERNAL
+
+
+@pytest.mark.parametrize("code", ["UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL", "UNKNOWN"])
+def test_a_connection_that_breaks_in_a_call_leaves_it_undecided(code):
+    error = from_rpc_error(Failure(grpc.StatusCode[code]))
+    assert type(error) is tenantd.SidecarUnavailable
+    other = from_rpc_error(Failure(grpc.StatusCode.UNAUTHENTICATED))
+    assert type(other) is tenantd.TenantdError
 
 
 async def test_no_sidecar_is_a_prompt_typed_error(tmp_path):

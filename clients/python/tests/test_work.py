@@ -10,6 +10,7 @@ import pytest
 
 import tenantd
 from tenantd.testing import FakeSidecar
+from tenantd.v1.session_service_pb2 import WorkResponse
 from tenantd.v1.session_service_pb2_grpc import (
     SessionServiceServicer,
     add_SessionServiceServicer_to_server,
@@ -99,3 +100,25 @@ async def test_a_restarted_sidecar_is_asked_over_a_new_stream(fresh_server, monk
         called = counting(td, monkeypatch)
         await td.acquire("again", tenant="acme")
         assert called == []
+
+
+async def test_an_answer_that_cannot_be_read_fails_its_call_alone(tmp_path):
+    opened = []
+
+    class Garbled(SessionServiceServicer):
+        async def Work(self, requests, context):
+            opened.append(1)
+            async for request in requests:
+                yield WorkResponse(id=request.id, error=b"\xff\xff")
+
+    server = grpc.aio.server()
+    address = f"unix:{tmp_path}/garbled.sock"
+    add_SessionServiceServicer_to_server(Garbled(), server)
+    server.add_insecure_port(address)
+    await server.start()
+    async with tenantd.connect(address) as td:
+        for _ in range(2):
+            with pytest.raises(tenantd.SidecarUnavailable):
+                await td.renew("x")
+    assert opened == [1]
+    await server.stop(0)

@@ -64,7 +64,7 @@ for await (const line of createInterface({ input: process.stdin })) {
       const typed = error instanceof TenantdError;
       // Closed under it, by a command that came later.
       if (typed && at !== client) return tell({ ok: false, class: error.constructor.name, reason: "CLOSED" });
-      const reason = error instanceof SidecarUnavailableError ? "UNAVAILABLE" : typed ? error.reason : "?";
+      const reason = error instanceof SidecarUnavailableError ? "UNAVAILABLE" : typed ? error.reason || "?" : "?";
       tell({ ok: false, class: error.constructor.name, reason, text: String(error.message) });
     },
   );

@@ -73,8 +73,9 @@ async def answer(agent: Agent, ask: dict) -> None:
     except tenantd.TenantdError as error:
         # Closed under it, by a command that came later.
         closed = agent.client is not client
-        reason = "CLOSED" if closed else "" if isinstance(error, tenantd.SidecarUnavailable) else error.reason
-        said = {"ok": False, "class": type(error).__name__, "reason": reason or "UNAVAILABLE", "text": str(error)}
+        away = isinstance(error, tenantd.SidecarUnavailable)
+        reason = "CLOSED" if closed else "UNAVAILABLE" if away else error.reason or "?"
+        said = {"ok": False, "class": type(error).__name__, "reason": reason, "text": str(error)}
     except (Exception, asyncio.CancelledError) as error:
         # grpc.aio cancels what waits on a channel that is closed. Else it is not one of the
         # documented ones: the driver says so.

@@ -77,7 +77,7 @@ class TenantdError(Exception):
 
 
 class SidecarUnavailable(TenantdError):
-    """No connection to the sidecar, or no answer within the deadline.
+    """No connection to the sidecar, one that broke, or no answer within the deadline.
 
     Nothing is known about what the call did: retry it with the same session id.
     """
@@ -267,9 +267,7 @@ def from_rpc_error(failure: grpc.RpcError) -> TenantdError:
     message = error.details() or code.name
     info, retry, bad_request = _details(error.trailing_metadata() or ())
     if info is None or info.domain != DOMAIN:
-        # Only the transport fails without our details.
-        no_answer = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-        return (SidecarUnavailable if code in no_answer else TenantdError)(message, code=code)
+        return (SidecarUnavailable if code in _NO_ANSWER else TenantdError)(message, code=code)
     metadata = info.metadata
     return REASONS.get(info.reason, TenantdError)(
         message,
@@ -286,6 +284,17 @@ def from_rpc_error(failure: grpc.RpcError) -> TenantdError:
         if bad_request
         else (),
     )
+
+
+_NO_ANSWER = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    # What gRPC makes of a connection that breaks in the middle of a call, of a TLS alert for
+    # one, and of an answer that it cannot read.
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+)
+"""Without our details only the transport fails."""
 
 
 def _details(metadata: Iterable[tuple[str, Any]]) -> tuple[Any, Any, Any]:

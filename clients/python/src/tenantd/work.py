@@ -15,7 +15,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from tenantd import _status_pb2
 from tenantd.errors import NotPermitted, from_rpc_error
@@ -152,7 +152,13 @@ class AsyncWork:
         if kind == call:
             answer.set_result(getattr(response, call))
         elif kind == "error":
-            status = _status_pb2.Status.FromString(response.error)
+            try:
+                status = _status_pb2.Status.FromString(response.error)
+            except DecodeError:
+                # It was decided, and nobody knows what.
+                unread = _Failure(grpc.StatusCode.INTERNAL, "the answer cannot be read")
+                answer.set_exception(unread)
+                return
             code = CODES.get(status.code, grpc.StatusCode.UNKNOWN)
             failure = _Failure(code, status.message, response.error)
             if isinstance(from_rpc_error(failure), NotPermitted):
