@@ -71,7 +71,7 @@ impl Sidecar {
             tenants,
             machine_cap: self.config().limits.max_sessions,
             workers: self.workers.count() as u64,
-            watchers: self.watchers.load(Ordering::Acquire),
+            watchers: self.watchers.count(),
             gaps: self.gaps.load(Ordering::Relaxed),
             denied: self.guard.denied(),
             connections: self.workers.connections() as u64,

@@ -15,12 +15,17 @@ pub mod shed;
 mod tenant_config;
 pub mod trace;
 mod waiting;
+mod watchers;
 pub mod workers;
+
+/// Of the smallest critical pieces, by a name of our own: `tests/interleave` puts
+/// shuttle's in their place.
+pub use std::sync::atomic;
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -95,7 +100,7 @@ pub struct Sidecar {
     drain: watch::Sender<Option<Drain>>,
     /// Streams close when it turns true.
     ended: watch::Sender<bool>,
-    watchers: AtomicU32,
+    watchers: Arc<watchers::Watchers>,
     gaps: AtomicU64,
     rejections: DashMap<Reason, u64>,
     /// Tenants whose config failed last time, and whether what was known before
@@ -171,7 +176,7 @@ impl Sidecar {
             validities: Mutex::default(),
             drain: watch::Sender::new(None),
             ended: watch::Sender::new(false),
-            watchers: AtomicU32::new(0),
+            watchers: Arc::default(),
             gaps: AtomicU64::new(0),
             rejections: DashMap::new(),
             config_failing: DashMap::new(),

@@ -1,14 +1,12 @@
 //! What operators read: snapshots and lists. Never a credential.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     Caller, Drain, ReloadFailure, Sidecar,
     events::Latest,
     ports::{Origin, SourceAnswer, SourceStatus, StoreTotals},
+    watchers::Place,
     workers::Health,
 };
 use crate::domain::{
@@ -87,6 +85,7 @@ pub struct Watching {
     sidecar: Arc<Sidecar>,
     caller: Caller,
     identity: Arc<Identity>,
+    _place: Place,
 }
 
 /// What a watcher may see, as of when it was last asked.
@@ -128,12 +127,6 @@ impl Watching {
     }
 }
 
-impl Drop for Watching {
-    fn drop(&mut self) {
-        self.sidecar.watchers.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
 impl Sidecar {
     /// Takes a place for one more watcher, of these tenants where some are named.
     ///
@@ -149,10 +142,10 @@ impl Sidecar {
             self.permit(caller, Action::Watch, Some(tenant))?;
         }
         let max = self.config().limits.max_watchers;
-        self.watchers
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < max).then_some(n + 1))
-            .map_err(|_| Rejection::limit_reached("watchers", max))?;
-        Ok(Watching { sidecar: Arc::clone(self), caller: caller.clone(), identity })
+        let place = self.watchers.enter(max);
+        let place = place.ok_or_else(|| Rejection::limit_reached("watchers", max))?;
+        let (sidecar, caller) = (Arc::clone(self), caller.clone());
+        Ok(Watching { sidecar, caller, identity, _place: place })
     }
 
     /// Figures of the whole.
@@ -179,7 +172,7 @@ impl Sidecar {
                 .into_iter()
                 .map(|(w, health)| (w, (health, 0)))
                 .collect(),
-            watchers: self.watchers.load(Ordering::Acquire),
+            watchers: self.watchers.count(),
             loaded: *self.loaded.lock(),
             reload_failure: self.reload_failure.lock().clone(),
             drain: self.draining(),

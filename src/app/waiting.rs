@@ -1,14 +1,12 @@
 //! How many acquires wait for their tenant's config: bounded, for each tenant and
 //! for all, so that a slow source or a flood fills no memory.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
-};
+use std::sync::Arc;
 
 use dashmap::{DashMap, Entry};
 use parking_lot::Mutex;
 
+use super::atomic::{AtomicU32, Ordering};
 use crate::domain::{
     budget::Budget,
     reject::{Reason, Rejection},

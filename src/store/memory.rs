@@ -5,14 +5,7 @@
 //! an entry of `index`, `agents`, `workers`, then `ended`, then the event log.
 //! Nothing awaits under any of them.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use dashmap::{DashMap, Entry};
@@ -20,6 +13,7 @@ use parking_lot::Mutex;
 
 use super::ended::{Ending, Endings};
 use crate::{
+    app::atomic::{AtomicU32, AtomicU64, Ordering},
     app::ports::{
         Change, EventSink, Journal, Publish, SessionStore, SharedCaps, StoreTotals, TenantSnapshot,
         Unrecorded,
@@ -416,6 +410,10 @@ impl MemoryStore {
         }
     }
 
+    fn ending(&self, id: &SessionId) -> Option<Ending> {
+        self.ended.lock().get(id).cloned()
+    }
+
     fn not_live(&self, id: &SessionId, claim: &Claim) -> Rejection {
         match self.ended.lock().get(id) {
             Some(ending) if !claim.admits(&ending.tenant, &ending.owner) => {
@@ -500,18 +498,6 @@ impl SessionStore for MemoryStore {
                 }
                 let live = slot.state.has(&request.session);
                 let previous = slot.state.worker_of(&request.session).cloned();
-                if !live && let Some(ending) = self.ended.lock().get(&request.session) {
-                    return Err(if ending.tenant == *tenant && ending.owner.is(&request.owner) {
-                        Rejection::ended(ending.outcome).of(tenant)
-                    } else {
-                        Rejection::session_conflict().of(tenant)
-                    });
-                }
-                if let Some(problem) = self.journal.problem()
-                    && (!live || self.journal.is_doubtful(&request.session))
-                {
-                    return Err(unrecorded(&problem).of(tenant));
-                }
                 let place = match self.index.entry(request.session.clone()) {
                     Entry::Occupied(holder) if holder.get().id != *tenant => {
                         return Err(Rejection::session_conflict().of(tenant));
@@ -522,6 +508,28 @@ impl SessionStore for MemoryStore {
                 // the table again.
                 let fresh = matches!(place, Entry::Vacant(_));
                 place.or_insert_with(|| Arc::clone(&found));
+                let refuse = |refusal: Rejection| {
+                    if fresh {
+                        self.index.remove(&request.session);
+                    }
+                    Err(refusal.of(tenant))
+                };
+                // With its place taken: another tenant's session may end meanwhile,
+                // and is remembered before it leaves its place.
+                let ending = if live { None } else { self.ending(&request.session) };
+                if let Some(ending) = ending {
+                    let is_own = ending.tenant == *tenant && ending.owner.is(&request.owner);
+                    return refuse(if is_own {
+                        Rejection::ended(ending.outcome)
+                    } else {
+                        Rejection::session_conflict()
+                    });
+                }
+                if let Some(problem) = self.journal.problem()
+                    && (!live || self.journal.is_doubtful(&request.session))
+                {
+                    return refuse(unrecorded(&problem));
+                }
                 let claim = |take| self.claim(request.agent.as_ref(), caps, take);
                 let granted = slot.state.acquire(&request, claim, now, events);
                 match &granted {
@@ -676,7 +684,7 @@ impl SessionStore for MemoryStore {
         // Those concerned first: no table guard is held while a tenant is locked.
         let mut next = NEVER;
         let mut concerned: Vec<(TenantId, Arc<Tenant>)> = Vec::new();
-        for entry in &self.tenants {
+        for entry in self.tenants.iter() {
             let tenant = entry.value();
             if tenant.is_due(due) || tenant.next_sweep.load(Ordering::Acquire) <= due {
                 concerned.push((entry.key().clone(), Arc::clone(tenant)));

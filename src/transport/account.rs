@@ -2,10 +2,9 @@
 //! of messages that are not whole yet. A peer that holds calls open, or sends messages
 //! up to their last byte, fills its own share and no memory beyond it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, AtomicUsize, Ordering},
-};
+use std::sync::Arc;
+
+use crate::app::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 /// Length of what gRPC writes before each message.
 const HEAD: usize = 5;
@@ -60,10 +59,10 @@ impl Account {
     /// How many there may be, and are.
     pub fn begin(self: &Arc<Self>, of: Of) -> Result<UnderWay, u32> {
         let (count, most) = self.calls(of);
-        if count.fetch_add(1, Ordering::AcqRel) >= most {
-            count.fetch_sub(1, Ordering::AcqRel);
-            return Err(most);
-        }
+        // In one step: one that is refused must not be in the way of another one meanwhile.
+        let taken = count
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < most).then_some(n + 1));
+        taken.map_err(|_| most)?;
         Ok(UnderWay { account: Arc::clone(self), of })
     }
 }
