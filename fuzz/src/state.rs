@@ -97,7 +97,8 @@ fn again(found: &Found) {
         line::write(&mut bytes, &record);
         let text = bytes.strip_suffix(b"\n").expect("is a line");
         assert!(!text.contains(&b'\n'), "one record is one line");
-        assert_eq!(line::read(text), Ok(Line::Record(record)));
+        let Ok(Line::Record(back)) = line::read(text) else { panic!("{record:?} is not read") };
+        assert_eq!(to_a_bit(back), to_a_bit(record));
     }
     let mut image = Image::default();
     for _ in 0..2 {
@@ -105,6 +106,17 @@ fn again(found: &Found) {
         records(&found.image).into_iter().for_each(|record| image.apply(record));
         assert_eq!(image, found.image);
     }
+}
+
+/// With a ratio that knows no last bit: of one with more than fifteen digits
+/// serde_json may read another one. The config brings its own at the start.
+fn to_a_bit(mut record: Record) -> Record {
+    if let Record::Terms { terms, .. } = &mut record {
+        let limits = Arc::make_mut(&mut terms.limits);
+        let ratio = &mut limits.breaker.failure_ratio;
+        *ratio = f64::from(*ratio as f32);
+    }
+    record
 }
 
 fn records(image: &Image) -> Vec<Record> {

@@ -9,7 +9,11 @@ use std::{
 
 use tenantd::wire::v1;
 
-use crate::{config::KEY, driver::Driver, link::Link};
+use crate::{
+    config::{KEY, TENANTS},
+    driver::Driver,
+    link::Link,
+};
 
 /// How long the machine may need until what must come has come.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -17,6 +21,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const GRACE: Duration = Duration::from_secs(4);
 /// Files that a sidecar without clients may have more than at its start.
 const SPARE_FILES: usize = 24;
+
+/// How long a session of the sibling's may live that it does not know of: its TTL,
+/// the grace where the sidecar starts meanwhile, and what faults add.
+const UNHEARD: Duration = Duration::from_secs(20);
 
 impl Driver {
     /// Mends all, lets everybody answer, and compares what the list says with
@@ -127,7 +135,14 @@ impl Driver {
                 self.fail(&format!("the sibling was not told in time: {tried:?}"));
             }
             let Some(why) = &tried.refused else { continue };
-            if why == "MACHINE_AT_CAP" && self.world.config.machine < 100 {
+            self.unheard.retain(|at| *at + UNHEARD > tried.at);
+            let may_be_live = self.unheard.len() >= TENANTS[0].1.unwrap() as usize;
+            if why == "UNAVAILABLE" || why.starts_with("release: ") {
+                self.unheard.push(tried.at);
+            }
+            if why == "TENANT_AT_CAP" && may_be_live {
+                self.table.fact("sibling met its own unheard sessions", 1);
+            } else if why == "MACHINE_AT_CAP" && self.world.config.machine < 100 {
                 self.table.fact("sibling met the machine's cap", 1);
             } else if self.world.was_away(tried.at) {
                 self.table.fact("sibling met no sidecar", 1);

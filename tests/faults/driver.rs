@@ -44,6 +44,8 @@ pub struct Driver {
     pub world: World,
     pub watcher: Watcher,
     pub sibling: Option<Sibling>,
+    /// When it was not told how a call of its own went: its session may live on.
+    pub unheard: Vec<Instant>,
     pub operator: Operator,
     pub agents: Vec<Agent>,
     pub table: Table,
@@ -85,6 +87,7 @@ pub async fn play(seed: u64, time: Duration) {
     let mut driver = Driver {
         watcher: Watcher::start(world.socket(), model),
         sibling: Some(Sibling::start(world.socket())),
+        unheard: Vec::new(),
         operator: Operator::new(world.socket()),
         dice,
         world,
@@ -136,6 +139,8 @@ impl Driver {
             tail.iter().rev().for_each(|line| println!("  {line}"));
         }
         self.table.print();
+        // Nobody else does, where this program just exits.
+        self.world.signal_any("KILL");
         let kept = self.world.keep();
         println!("BROKEN with FAULT_SEED={}: {why}\nlogs: {}", self.seed, kept.display());
         std::process::exit(1);

@@ -56,7 +56,7 @@ impl Driver {
         let worker = self.agents[at].worker.clone();
         let under_way = |heal: &Heal| self.heals.iter().any(|(_, other)| other == heal);
         let is_up = !under_way(&Heal::Start) && !under_way(&Heal::Continue);
-        let is_full = under_way(&Heal::Disk);
+        let is_full = under_way(&Heal::Disk) || self.world.fails_to_write();
         // Killed with a full disk it may be, and stopped: not asked to do things.
         let needs_disk = !matches!(fault, "sidecar kill -9" | "sidecar SIGSTOP");
         let of_sidecar = fault.starts_with("sidecar") || fault == "disk full";
@@ -79,6 +79,7 @@ impl Driver {
             "sidecar kill -9" | "sidecar kill -9, state damaged" => {
                 self.world.kill().await;
                 self.heals.retain(|(_, heal)| *heal != Heal::Disk);
+                let is_full = is_full || self.world.fails_to_write();
                 self.found = if is_full { Found::Grants } else { Found::All };
                 if fault != "sidecar kill -9"
                     && let Some((what, damage)) = state::damage(&self.world.state(), &mut self.dice)

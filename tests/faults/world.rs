@@ -212,6 +212,14 @@ impl World {
         fs::read_to_string(self.log(self.starts)).unwrap_or_default()
     }
 
+    /// Its state lacks what was changed since it could not be written: also a moment
+    /// after it could be again, or in its death.
+    pub fn fails_to_write(&self) -> bool {
+        let said = self.said();
+        let last = |words| said.rfind(words);
+        last("the state cannot be written; no new") > last("the state can be written again")
+    }
+
     pub fn all_said(&self) -> Vec<String> {
         (1..=self.starts).map(|n| fs::read_to_string(self.log(n)).unwrap_or_default()).collect()
     }
@@ -238,6 +246,13 @@ impl World {
     pub fn signal(&self, signal: &str) {
         let pid = self.child.as_ref().and_then(Child::id).expect("it runs");
         send(pid, signal);
+    }
+
+    /// Where one runs.
+    pub fn signal_any(&self, signal: &str) {
+        if let Some(pid) = self.child.as_ref().and_then(Child::id) {
+            send(pid, signal);
+        }
     }
 
     pub async fn kill(&mut self) {
