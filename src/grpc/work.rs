@@ -18,6 +18,7 @@ use super::{
 use crate::{
     app::{Caller, Sidecar},
     domain::reject::Rejection,
+    transport::turn,
     wire::{
         served::{WorkResponse, work_response::Answer},
         v1::{WorkRequest, work_request::Call},
@@ -67,7 +68,7 @@ pub fn run(
             (Arc::clone(&sidecar), Arc::clone(&meter), Arc::clone(&caller));
         async move {
             // A flood of requests must not hold the thread's other connections up.
-            tokio::task::coop::consume_budget().await;
+            turn::step().await;
             let asked = asked.map_err(explained)?;
             Ok(call(sidecar, meter.as_ref(), caller, asked).await)
         }

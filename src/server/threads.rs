@@ -9,7 +9,7 @@ use std::{sync::Arc, thread, time::Duration};
 
 use anyhow::Context as _;
 use hyper::server::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 
@@ -22,6 +22,7 @@ use crate::{
         io::{Accepted, Arrived, Connection, Ending},
         patience::Patience,
         peer::Peer,
+        turn::{Round, ToTheTurn, Turns},
     },
 };
 
@@ -37,6 +38,9 @@ const CANCELLED_UNSEEN: usize = 200;
 const ERRORS: usize = 1024;
 /// What may wait to be sent on one stream whose peer does not read.
 const UNSENT: usize = 256 * 1024;
+/// Turns of connections between two looks at what has come in for the others: tokio's
+/// own 61 are for tasks of one call, and a turn may have many.
+const TURNS: u32 = 8;
 /// Connections that wait for a thread to take them.
 const WAITING: usize = 64;
 
@@ -84,7 +88,7 @@ pub fn start(
     journal: &Arc<dyn Journal>,
     ended: &watch::Receiver<bool>,
 ) -> anyhow::Result<Threads> {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let mut builder = http2::Builder::new(ToTheTurn);
     builder
         .timer(TokioTimer::new())
         // gRPC has no use for it.
@@ -104,6 +108,7 @@ pub fn start(
         let (door, arrivals) = mpsc::channel(WAITING);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
+            .event_interval(TURNS)
             .build()
             .context("no runtime for a thread")?;
         let of = Serve {
@@ -112,6 +117,7 @@ pub fn start(
             sidecar: Arc::clone(sidecar),
             stack: stack.clone(),
             journal: Arc::clone(journal),
+            round: Arc::default(),
         };
         let serving = of.serve(arrivals, ended.clone());
         let mut stopped = stop.subscribe();
@@ -153,11 +159,12 @@ impl Threads {
 
 /// What one thread serves with.
 struct Serve {
-    builder: http2::Builder<TokioExecutor>,
+    builder: http2::Builder<ToTheTurn>,
     patience: Patience,
     sidecar: Arc<Sidecar>,
     stack: Stack,
     journal: Arc<dyn Journal>,
+    round: Arc<Round>,
 }
 
 impl Serve {
@@ -193,7 +200,8 @@ impl Serve {
         let (stack, sidecar) = (self.stack.clone(), Arc::clone(&self.sidecar));
         let calls = OfPeer::new(stack, sidecar, Arc::clone(&peer), account);
         let serving = self.builder.serve_connection(TokioIo::new(connection), calls);
-        let (mut serving, mut over) = (Box::pin(serving), over.clone());
+        let mut serving = Turns::new(serving, Arc::clone(&self.round));
+        let mut over = over.clone();
         let sidecar = Arc::clone(&self.sidecar);
         connections.spawn(async move {
             let left = tokio::select! {
@@ -203,7 +211,7 @@ impl Serve {
             let left = match left {
                 Some(left) => left,
                 None => {
-                    serving.as_mut().graceful_shutdown();
+                    serving.serving().graceful_shutdown();
                     serving.await
                 }
             };

@@ -9,5 +9,6 @@ pub mod io;
 pub mod movable;
 pub mod patience;
 pub mod peer;
+pub mod turn;
 
 pub use authority::AuthorityFix;

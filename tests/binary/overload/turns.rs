@@ -1,0 +1,94 @@
+//! Whoever has many calls at once has them answered in turns with everybody else's.
+
+use tenantd::wire::v1::{
+    WatchSessionsRequest, WorkRequest, event::Detail, watch_service_client::WatchServiceClient,
+    watch_sessions_response::Item, work_request::Call,
+};
+
+use super::wire::{DATA, END_HEADERS, END_STREAM, HEADERS, Peer, SETTINGS, call, frame, message};
+use crate::support::{Running, Start, acquire};
+
+/// One thread, so that all of them share it.
+const ONE: &str = "[limits]\nthreads = 1\n[defaults]\ncap = 1000\n";
+const FLOODERS: usize = 4;
+/// Calls that each of them sends at once.
+const EACH: usize = 100;
+/// A round of turns and what the first of them have, who find nobody behind.
+const FEW: usize = 3 * 32;
+
+/// A peer whose connection is taken.
+fn peer(running: &Running) -> Peer {
+    let mut peer = Peer::unix(&running.socket());
+    peer.hello(&[]);
+    assert_eq!(peer.next().map(|(kind, ..)| kind), Some(SETTINGS));
+    peer
+}
+
+/// An acquire as a call of its own.
+fn unary(stream: u32, id: &str, tenant: &str) -> Vec<u8> {
+    let head = call("/tenantd.v1.SessionService/AcquireSession");
+    let body = message(&acquire(id, tenant));
+    [frame(HEADERS, END_HEADERS, stream, &head), frame(DATA, END_STREAM, stream, &body)].concat()
+}
+
+/// All `floods` lie in their sockets when the neighbour's only call comes: how many of
+/// them were granted before it.
+async fn granted_before(running: &Running, floods: Vec<(Peer, Vec<u8>)>) -> usize {
+    let mut watch = WatchServiceClient::new(running.channel().await);
+    let events = watch.watch_sessions(WatchSessionsRequest::default()).await.unwrap();
+    let mut events = events.into_inner();
+    let mut neighbour = peer(running);
+    running.signal("STOP");
+    let mut flooders = Vec::new();
+    for (mut flooder, all) in floods {
+        flooder.send(&all).unwrap();
+        flooders.push(flooder);
+    }
+    neighbour.send(&unary(1, "neighbour", "neighbour")).unwrap();
+    running.signal("CONT");
+    let mut before = 0;
+    loop {
+        let said = events.message().await.unwrap().unwrap();
+        let Some(Item::Event(event)) = said.item else { continue };
+        if !matches!(event.detail, Some(Detail::SessionAcquired(_))) {
+            continue;
+        }
+        if event.session_id == "neighbour" {
+            return before;
+        }
+        before += 1;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_does_not_wait_for_all_calls_that_others_sent_before_it() {
+    let running = Start { config: ONE, ..Start::default() }.run();
+    let flood = |of: usize| {
+        let calls = (0..EACH).map(|n| (2 * n as u32 + 1, format!("f{of}-{n}")));
+        calls.flat_map(|(stream, id)| unary(stream, &id, "flood")).collect()
+    };
+    let floods = (0..FLOODERS).map(|of| (peer(&running), flood(of))).collect();
+    let before = granted_before(&running, floods).await;
+    assert!(before <= FEW, "{before} of {} calls came first", FLOODERS * EACH);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_for_all_that_they_sent_over_work_streams() {
+    let running = Start { config: ONE, ..Start::default() }.run();
+    let flood = |of: usize| {
+        let mut all = frame(HEADERS, END_HEADERS, 1, &call("/tenantd.v1.SessionService/Work"));
+        for n in 0..EACH {
+            let asked = acquire(&format!("f{of}-{n}"), "flood");
+            let asked = WorkRequest {
+                id: n as u64 + 1,
+                call: Some(Call::AcquireSession(asked)),
+                ..Default::default()
+            };
+            all.extend(frame(DATA, 0, 1, &message(&asked)));
+        }
+        all
+    };
+    let floods = (0..FLOODERS).map(|of| (peer(&running), flood(of))).collect();
+    let before = granted_before(&running, floods).await;
+    assert!(before <= FEW, "{before} of {} calls came first", FLOODERS * EACH);
+}
