@@ -9,6 +9,7 @@ const quiet = { info() {}, warn() {}, error() {}, debug() {} };
 const open = () =>
   connect({ address: process.env.FAULT_ADDRESS, worker: process.env.FAULT_WORKER, logger: quiet });
 let client = open();
+let closing;
 const sessions = new Map();
 const key = (session) => session.providers.llm?.apiKey ?? "";
 
@@ -26,6 +27,7 @@ async function act(ask) {
     return { tenant: session.tenant, key: key(session) };
   }
   if (op === "reconnect") {
+    closing = client;
     await client.close();
     client = open();
     sessions.clear();
@@ -62,8 +64,8 @@ for await (const line of createInterface({ input: process.stdin })) {
     (said) => tell({ ok: true, ...said }),
     (error) => {
       const typed = error instanceof TenantdError;
-      // Closed under it, by a command that came later.
-      if (typed && at !== client) return tell({ ok: false, class: error.constructor.name, reason: "CLOSED" });
+      // Closed under it, or being closed, by a command that came later.
+      if (typed && (at !== client || at === closing)) return tell({ ok: false, class: error.constructor.name, reason: "CLOSED" });
       const reason = error instanceof SidecarUnavailableError ? "UNAVAILABLE" : typed ? error.reason || "?" : "?";
       tell({ ok: false, class: error.constructor.name, reason, text: String(error.message) });
     },

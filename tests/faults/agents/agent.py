@@ -14,6 +14,7 @@ class Agent:
     def __init__(self) -> None:
         self.sessions: dict[str, tenantd.AsyncSession] = {}
         self.client = self.connect()
+        self.closing: tenantd.AsyncClient | None = None
 
     def connect(self) -> tenantd.AsyncClient:
         # The fault suite's own: each process is told who it is.
@@ -33,6 +34,7 @@ class Agent:
             self.sessions[name] = session
             return {"tenant": session.tenant, "key": key(session)}
         if op == "reconnect":
+            self.closing = self.client
             await self.client.close()
             self.client = self.connect()
             self.sessions.clear()
@@ -71,15 +73,16 @@ async def answer(agent: Agent, ask: dict) -> None:
     try:
         said = {"ok": True, **await agent.do(ask)}
     except tenantd.TenantdError as error:
-        # Closed under it, by a command that came later.
-        closed = agent.client is not client
+        # Closed under it, or being closed, by a command that came later.
+        closed = agent.client is not client or agent.closing is client
         away = isinstance(error, tenantd.SidecarUnavailable)
         reason = "CLOSED" if closed else "UNAVAILABLE" if away else error.reason or "?"
         said = {"ok": False, "class": type(error).__name__, "reason": reason, "text": str(error)}
     except (Exception, asyncio.CancelledError) as error:
         # grpc.aio cancels what waits on a channel that is closed. Else it is not one of the
         # documented ones: the driver says so.
-        reason = "CLOSED" if agent.client is not client else "?"
+        closed = agent.client is not client or agent.closing is client
+        reason = "CLOSED" if closed else "?"
         said = {"ok": False, "class": type(error).__name__, "reason": reason, "text": repr(error)}
     said |= {"n": ask["n"], "ms": int((time.monotonic() - start) * 1000)}
     print(json.dumps(said), flush=True)
