@@ -33,6 +33,8 @@ use crate::{
 
 /// `next_due` of a tenant that waits for nothing.
 const NEVER: u64 = u64::MAX;
+/// Pieces of the table of sessions: one that grows is locked, and there may be a million.
+const SHARDS: usize = 128;
 /// How often a tenant without sessions is looked at, to be dropped.
 const SWEEP_MICROS: u64 = 1_000_000;
 
@@ -102,7 +104,7 @@ impl MemoryStore {
     ) -> Self {
         Self {
             tenants: DashMap::new(),
-            index: DashMap::new(),
+            index: DashMap::with_shard_amount(SHARDS),
             agents: DashMap::new(),
             workers: DashMap::new(),
             ended: Mutex::new(Endings::new(ended, ended_for)),
