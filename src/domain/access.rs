@@ -7,6 +7,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
 use super::{
+    record::says_nothing,
     reject::{Reason, Rejection},
     tenant::TenantId,
 };
@@ -470,7 +471,7 @@ pub struct Owner {
     #[serde(with = "shared_text")]
     pub identity: Option<Arc<str>>,
     /// The lease token, where the identity is shared.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "says_nothing")]
     pub lease: Option<TokenHash>,
 }
 

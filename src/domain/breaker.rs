@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     limits::BreakerPolicy,
+    record::says_nothing,
     time::{Now, Timestamp, nanos},
 };
 
@@ -23,6 +24,7 @@ const BUCKETS: usize = 12;
 pub struct Ticket {
     pub(super) period: u64,
     /// Admitted while half-open.
+    #[serde(default, skip_serializing_if = "says_nothing")]
     pub probe: bool,
 }
 

@@ -15,6 +15,12 @@ use super::{
     time::Timestamp,
 };
 
+/// What a record leaves out: it is read as it was. There is one for each call, and each is
+/// read and written as text.
+pub fn says_nothing<T: Default + PartialEq>(of: &T) -> bool {
+    *of == T::default()
+}
+
 /// One thing as it is from here on. Those that a later version adds are passed
 /// over by an earlier one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,7 +31,7 @@ pub enum Record {
     Ended {
         session: SessionId,
         tenant: TenantId,
-        #[serde(default)]
+        #[serde(default, skip_serializing_if = "says_nothing")]
         owner: Owner,
         outcome: Outcome,
         at: Timestamp,

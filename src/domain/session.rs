@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     access::Owner,
+    record::says_nothing,
     reject::Rejection,
     tenant::TenantId,
     time::{Now, Timestamp, nanos},
@@ -231,11 +232,13 @@ pub struct Session {
     /// Its tenant.
     pub tenant: TenantId,
     /// Who acquired it.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "says_nothing")]
     pub owner: Owner,
     /// The agent class that serves it.
+    #[serde(default, skip_serializing_if = "says_nothing")]
     pub agent: Option<AgentName>,
     /// The process that holds it.
+    #[serde(default, skip_serializing_if = "says_nothing")]
     pub worker: Option<WorkerId>,
     /// Where its lease stands.
     pub state: State,
@@ -247,7 +250,9 @@ pub struct Session {
     #[serde(with = "nanos")]
     pub ttl: Duration,
     /// Admitted by a half-open breaker.
+    #[serde(default, skip_serializing_if = "says_nothing")]
     pub probe: bool,
     /// Reported as failed.
+    #[serde(default, skip_serializing_if = "says_nothing")]
     pub failed: bool,
 }

@@ -14,6 +14,7 @@ use crate::domain::{
     access::Owner,
     breaker::{Breaker, Ticket},
     limits::TenantLimits,
+    record::says_nothing,
     session::{Failure, Outcome, Session, SessionId, State},
     tenant::TenantId,
     time::{Now, Timestamp},
@@ -31,13 +32,13 @@ pub struct LeaseRecord {
     pub session: Session,
     ticket: Ticket,
     /// Its worker had an open stream for it.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "says_nothing")]
     held: bool,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "says_nothing")]
     sampled: bool,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "says_nothing")]
     healthy_at: Option<Timestamp>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "says_nothing")]
     failure: Option<Failure>,
 }
 
