@@ -236,7 +236,10 @@ fn taken_over(image: &Image, rebooted: bool) {
     store.restore(image.clone(), rebooted, now);
     runtime.block_on(async {
         for tenant in store.tenants().await {
-            store.record_tenant(&tenant).expect("is recorded");
+            let mut from = 0;
+            while let Some(next) = store.record_tenant(&tenant, from).expect("is recorded") {
+                from = next;
+            }
         }
         let mut recorded = kept.0.lock().expect("is whole").split_off(0);
         let leases = recorded.iter().filter(|record| matches!(record, Record::Lease(_))).count();

@@ -36,6 +36,10 @@ pub struct LastFailure {
     pub at: Now,
 }
 
+/// How long one leaves it that has not caught up: where there is one core it is not to
+/// take it for long at a time. Well below what it takes to write so many events.
+const BREATH: Duration = Duration::from_millis(1);
+
 /// What came last of a kind; outlives the log's bound.
 #[derive(Debug, Clone, Default)]
 pub struct Latest {
@@ -173,9 +177,7 @@ impl EventHub {
 
     /// To be awaited by a reader that took so many entries: see [`PACE`].
     pub async fn pace(&self, taken: usize) {
-        if taken < BATCH {
-            self.leave(PACE).await;
-        }
+        self.leave(if taken < BATCH { PACE } else { BREATH }).await;
     }
 
     /// Waits so long, or until so much is new that a reader must hurry.

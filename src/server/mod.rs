@@ -6,6 +6,7 @@ mod descriptors;
 mod hand_over;
 pub mod inherited;
 mod reload;
+mod scrapes;
 mod socket;
 mod state;
 pub mod systemd;
@@ -382,8 +383,9 @@ impl Bound {
         let latest = telemetry::latest();
         tasks.spawn(telemetry::follow(Arc::clone(&sidecar), labels, Arc::clone(&latest)));
         if let Some((listener, registry)) = scrape {
+            let router = telemetry::scrape::router(registry, Arc::clone(&sidecar), latest);
             let sidecar = Arc::clone(&sidecar);
-            tasks.spawn(telemetry::scrape::serve(listener, registry, sidecar, latest));
+            tasks.spawn(scrapes::serve(listener, router, sidecar, limits.clone()));
         }
         if let Some(path) = config_path {
             tasks.spawn(reload::on_change(Arc::clone(&sidecar), path, looked));

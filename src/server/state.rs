@@ -27,6 +27,11 @@ use crate::{
 
 /// How often it is looked whether there is something to do.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Between two pieces of what is recorded anew, each a fraction of a millisecond: where
+/// there is one core the threads that serve need it, and they do not stop to be asked.
+const PAUSE: Duration = Duration::from_millis(1);
+/// Tenants in a piece.
+const SMALL_TENANTS: u32 = 64;
 
 /// What was found at the start.
 pub struct Found {
@@ -141,7 +146,8 @@ impl Found {
             events: Arc::clone(events),
             clock: Arc::clone(clock),
         };
-        kept.record_all().await;
+        // Nobody is served yet.
+        kept.record_all(Duration::ZERO).await;
         kept
     }
 }
@@ -164,7 +170,7 @@ impl Kept {
         loop {
             look.tick().await;
             if files.is_due() {
-                self.record_all().await;
+                self.record_all(PAUSE).await;
             } else {
                 sync(files).await;
             }
@@ -181,20 +187,28 @@ impl Kept {
         }
     }
 
-    /// Records everything in a new file. A failure is told by the files, and
-    /// tried again.
-    async fn record_all(&self) {
+    /// Records everything in a new file, with a pause after each piece of it. A failure is
+    /// told by the files, and tried again.
+    async fn record_all(&self, pause: Duration) {
         let Some(files) = &self.files else { return };
         let recorded = async {
             files.begin().map_err(|_| Unrecorded)?;
+            let mut small = 0;
             for tenant in self.store.tenants().await {
-                self.store.record_tenant(&tenant)?;
-                tokio::task::yield_now().await;
+                let mut from = 0;
+                while let Some(next) = self.store.record_tenant(&tenant, from)? {
+                    from = next;
+                    tokio::time::sleep(pause).await;
+                }
+                small += 1;
+                if small % SMALL_TENANTS == 0 {
+                    tokio::time::sleep(pause).await;
+                }
             }
             let mut from = 0;
             while let Some(next) = self.store.record_ended(from)? {
                 from = next;
-                tokio::task::yield_now().await;
+                tokio::time::sleep(pause).await;
             }
             files.complete()
         };

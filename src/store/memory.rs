@@ -33,6 +33,8 @@ use crate::{
 
 /// `next_due` of a tenant that waits for nothing.
 const NEVER: u64 = u64::MAX;
+/// Sessions of a tenant that are recorded anew at a time: it is locked meanwhile.
+const RECORD_BATCH: u32 = 256;
 /// Pieces of the table of sessions: one that grows is locked, and there may be a million.
 const SHARDS: usize = 128;
 /// How often a tenant without sessions is looked at, to be dropped.
@@ -235,21 +237,30 @@ impl MemoryStore {
         self.ended.lock().record(from, &*self.journal)
     }
 
-    /// Records a tenant anew, while others go on.
+    /// Records a tenant anew, some of its sessions at a time, from the place `from` on;
+    /// where to go on, if there are more. Others go on, and in between the tenant itself:
+    /// what changes meanwhile is recorded by the step that changes it.
     ///
     /// # Errors
     /// When it could not be recorded.
-    pub fn record_tenant(&self, tenant: &TenantId) -> Result<(), Unrecorded> {
-        let Some(found) = self.find(tenant) else { return Ok(()) };
+    pub fn record_tenant(&self, tenant: &TenantId, from: u32) -> Result<Option<u32>, Unrecorded> {
+        let Some(found) = self.find(tenant) else { return Ok(None) };
         let mut slot = found.slot.lock();
         if slot.gone {
-            return Ok(());
+            return Ok(None);
         }
-        slot.recorded = Some(Arc::clone(&slot.terms));
-        let terms = Terms::clone(&slot.terms);
-        let mut records = vec![Record::Terms { tenant: tenant.clone(), terms }];
-        push(&mut records, tenant, slot.state.record());
-        self.journal.record(&records)
+        let mut records = Vec::new();
+        if from == 0 {
+            slot.recorded = Some(Arc::clone(&slot.terms));
+            let terms = Terms::clone(&slot.terms);
+            records.push(Record::Terms { tenant: tenant.clone(), terms });
+        }
+        let (some, next) = slot.state.record(from, RECORD_BATCH);
+        push(&mut records, tenant, some);
+        if !records.is_empty() {
+            self.journal.record(&records)?;
+        }
+        Ok(next)
     }
 
     /// Takes over what an earlier process recorded, before the first call.

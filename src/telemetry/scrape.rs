@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use axum::{Router, extract::State, http::header, response::IntoResponse, routing::get};
 use prometheus::{Encoder as _, TextEncoder};
-use tokio::net::TcpListener;
 
 use super::gauges::Latest;
 use crate::app::Sidecar;
@@ -16,18 +15,10 @@ struct Scraped {
     latest: Latest,
 }
 
-/// Serves until the sidecar ends.
-pub async fn serve(
-    listener: TcpListener,
-    registry: prometheus::Registry,
-    sidecar: Arc<Sidecar>,
-    latest: Latest,
-) {
+/// What is served.
+pub fn router(registry: prometheus::Registry, sidecar: Arc<Sidecar>, latest: Latest) -> Router {
     let state = Scraped { registry, sidecar, latest };
-    let router = Router::new().route("/metrics", get(metrics)).with_state(state);
-    if let Err(error) = axum::serve(listener, router).await {
-        tracing::error!(%error, "the Prometheus endpoint ended");
-    }
+    Router::new().route("/metrics", get(metrics)).with_state(state)
 }
 
 async fn metrics(State(of): State<Scraped>) -> axum::response::Response {

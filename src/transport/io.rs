@@ -38,9 +38,6 @@ pub fn writes() -> u64 {
     WRITES.load(Ordering::Relaxed)
 }
 
-/// Reads of less than so many bytes go by way of the stack.
-const FEW: usize = 1024;
-
 enum Socket {
     Unix(AuthorityFix<UnixStream>),
     Tcp(TcpStream),
@@ -182,18 +179,11 @@ impl AsyncRead for Connection {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let me = self.get_mut();
+        if !turn::may_read() {
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
-        let polled = match turn::may_read() {
-            0 => return Poll::Pending,
-            most if most < FEW.min(buf.remaining()) => {
-                let mut few = [0; FEW];
-                let mut into = ReadBuf::new(&mut few[..most]);
-                let polled = ask!(me, poll_read, cx, &mut into);
-                buf.put_slice(into.filled());
-                polled
-            }
-            _ => ask!(me, poll_read, cx, buf),
-        };
+        let polled = ask!(me, poll_read, cx, buf);
         turn::has_read(buf.filled().len() - before);
         let Some((missing, wait)) = &mut me.hello else { return polled };
         if polled.is_pending() {

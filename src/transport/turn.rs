@@ -2,9 +2,11 @@
 //!
 //! A task for each call would queue them in the order in which they came in: whoever
 //! sends 256 calls at once would have 256 answered before a neighbour's one. Here the
-//! calls of a connection are polled by the connection's own task, and one that has more
-//! of them than its share goes to the end of its thread's queue with the rest. It
-//! reads nothing more until that is done, so that a flood waits in its own socket.
+//! calls of a connection are polled by the connection's own task. One that has more of
+//! them than its share waits in line with the others that do, and reads nothing more: a
+//! flood waits in its own socket. The line moves by one turn each time that the thread
+//! has looked what came in for anybody, so that who has few calls waits for one turn of
+//! one flooder, however many flood, and over however many connections.
 //!
 //! It is cheaper, too: most calls are answered by their first poll, and need no task.
 
@@ -16,7 +18,7 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
 };
@@ -25,24 +27,23 @@ use futures_util::{
     stream::{FuturesUnordered, StreamExt as _},
     task::AtomicWaker,
 };
+use parking_lot::Mutex;
 use tokio::task::yield_now;
 
-/// Calls that the connections of one thread which have more to do answer in one round of
-/// turns, together: a neighbour waits for so many at most, whoever floods with however
-/// many connections. One that is alone answers so many in a turn, and by one write.
-const ROUND: u32 = 32;
-/// Bytes that one call is taken to have, for what a connection may read in a turn where
-/// some are behind.
-const CALL_BYTES: u32 = 128;
-/// Bytes that it may read where nobody is behind: so many that streams which are reset as
+/// Calls that a connection answers in one turn, where others have turns, too: what they
+/// wait for.
+const SHARE: u32 = 8;
+/// Calls that one which is alone answers in a turn, and by one write.
+const ALONE: u32 = 32;
+/// Bytes that a connection may read in a turn: so many that streams which are reset as
 /// fast as they open come in together, and are known by that.
-const READ: u32 = 64 * 1024;
+const READ: usize = 64 * 1024;
 
 thread_local! {
     /// Calls that the connection whose turn it is may answer.
     static CALLS: Cell<u32> = const { Cell::new(u32::MAX) };
     /// Bytes that it may read.
-    static BYTES: Cell<u32> = const { Cell::new(u32::MAX) };
+    static BYTES: Cell<usize> = const { Cell::new(usize::MAX) };
     /// It was to do no more, though there may be more.
     static STOPPED: Cell<bool> = const { Cell::new(false) };
     /// Calls that it has just begun.
@@ -61,23 +62,79 @@ impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for ToTheTu
     }
 }
 
-/// The connections of one thread that have more calls than their turn allowed.
+/// The turns of one thread's connections.
 #[derive(Debug, Default)]
-pub struct Round(AtomicU32);
+pub struct Round {
+    line: Mutex<Line>,
+    /// Connections that are behind: in the line, or at its head.
+    behind: AtomicU32,
+    /// Whose the last eight turns were, one byte each: the lower ones of its number.
+    last: AtomicU64,
+    next: AtomicU64,
+}
+
+/// Connections that have more calls than their turn allowed.
+#[derive(Debug, Default)]
+struct Line {
+    /// Whose turn it is.
+    head: Option<u64>,
+    rest: VecDeque<(u64, Waker)>,
+}
+
+impl Line {
+    /// The next one has its turn: behind whoever is ready by now, those included that
+    /// something has come in for.
+    fn go_on(&mut self) {
+        let next = self.rest.pop_front();
+        self.head = next.as_ref().map(|(number, _)| *number);
+        if let Some((_, waker)) = next {
+            let _ = pin!(yield_now()).poll(&mut Context::from_waker(&waker));
+        }
+    }
+}
 
 impl Round {
     fn is_anybody_behind(&self) -> bool {
-        self.0.load(Ordering::Relaxed) > 0
+        self.behind.load(Ordering::Relaxed) > 0
     }
 
-    /// Calls that a connection may answer in its turn.
-    fn share(&self) -> u32 {
-        (ROUND / self.0.load(Ordering::Relaxed).max(1)).max(1)
+    fn is_turn_of(&self, number: u64) -> bool {
+        self.line.lock().head == Some(number)
     }
 
-    /// Bytes that it may read.
-    fn bytes(&self) -> u32 {
-        if self.is_anybody_behind() { self.share() * CALL_BYTES } else { READ }
+    /// To the end of the line; where there is none, it has the next turn.
+    fn join(&self, number: u64, waker: &Waker) {
+        let mut line = self.line.lock();
+        line.rest.push_back((number, waker.clone()));
+        if line.head.is_none() {
+            line.go_on();
+        }
+    }
+
+    /// Its turn is over.
+    fn end_turn(&self, number: u64) {
+        let mut line = self.line.lock();
+        if line.head == Some(number) {
+            line.go_on();
+        }
+    }
+
+    /// It is gone, wherever it was.
+    fn leave(&self, number: u64) {
+        self.line.lock().rest.retain(|(other, _)| *other != number);
+        self.end_turn(number);
+    }
+
+    /// One had a turn with calls in it.
+    fn had(&self, number: u64) {
+        let turns = self.last.load(Ordering::Relaxed);
+        self.last.store(turns << 8 | (number & 0xff), Ordering::Relaxed);
+    }
+
+    /// The last turns were all of this one.
+    fn is_alone(&self, number: u64) -> bool {
+        let only = u64::from_ne_bytes([number as u8; 8]);
+        self.last.load(Ordering::Relaxed) == only
     }
 }
 
@@ -89,6 +146,7 @@ pub struct Turns<S> {
     begun: VecDeque<Call>,
     waiting: FuturesUnordered<Call>,
     round: Arc<Round>,
+    number: u64,
     behind: bool,
     bell: Arc<Bell>,
     /// Of the bell.
@@ -127,6 +185,7 @@ impl<S: Future> Turns<S> {
             serving: Box::pin(serving),
             begun: VecDeque::new(),
             waiting: FuturesUnordered::new(),
+            number: round.next.fetch_add(1, Ordering::Relaxed),
             round,
             behind: false,
             bell,
@@ -160,29 +219,25 @@ impl<S: Future> Turns<S> {
         ControlFlow::Continue(left || STOPPED.get())
     }
 
-    /// Whether calls may be left for the next turn.
+    /// Whether calls are left for the next turn.
     fn answer(&mut self, first: bool, context: &mut Context<'_>) -> bool {
-        if !first && CALLS.get() == 0 {
-            return true;
-        }
         // One of those that wait, and one new one, whatever the other kind does.
         let mut more = self.one_of_waiting(context);
-        while let Some(mut call) = self.begun.pop_front() {
+        let mut one = first;
+        while (one || CALLS.get() > 0)
+            && let Some(mut call) = self.begun.pop_front()
+        {
+            one = false;
             if polled(&mut call, context).is_pending() {
                 self.waiting.push(call);
                 more = true;
             }
-            if !may_go_on() {
-                return true;
-            }
+            count();
         }
-        while more {
-            if CALLS.get() == 0 {
-                return true;
-            }
+        while more && CALLS.get() > 0 {
             more = self.one_of_waiting(context);
         }
-        false
+        more || !self.begun.is_empty()
     }
 
     /// Polls them until one ends; false: they all wait.
@@ -194,19 +249,24 @@ impl<S: Future> Turns<S> {
         // One that panicked is gone, and another may be ready.
         let more = !matches!(ended, Ok(Poll::Pending | Poll::Ready(None)));
         if more {
-            may_go_on();
+            count();
         }
         more
     }
 
-    fn fell_behind(&mut self, behind: bool) {
-        if self.behind != behind {
-            self.behind = behind;
-            let _ = if behind {
-                self.round.0.fetch_add(1, Ordering::Relaxed)
-            } else {
-                self.round.0.fetch_sub(1, Ordering::Relaxed)
-            };
+    /// What comes after its turn.
+    fn ends_turn(&mut self, left: bool, waker: &Waker) {
+        let was_behind = std::mem::replace(&mut self.behind, left);
+        if left {
+            self.round.join(self.number, waker);
+        }
+        if was_behind {
+            self.round.end_turn(self.number);
+        }
+        match (was_behind, left) {
+            (false, true) => _ = self.round.behind.fetch_add(1, Ordering::Relaxed),
+            (true, false) => _ = self.round.behind.fetch_sub(1, Ordering::Relaxed),
+            (true, true) | (false, false) => {}
         }
     }
 }
@@ -217,25 +277,30 @@ impl<S: Future> Future for Turns<S> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<S::Output> {
         let me = &mut *self;
         me.bell.task.register(context.waker());
+        if me.behind && !me.round.is_turn_of(me.number) {
+            // Woken by what came in: it is in the line.
+            return Poll::Pending;
+        }
         me.bell.in_turn.store(true, Ordering::SeqCst);
         let waker = me.waker.clone();
-        CALLS.set(me.round.share());
+        let share = if me.round.is_alone(me.number) { ALONE } else { SHARE };
+        CALLS.set(share);
         // Nothing while it has calls that it has not begun: a flood waits in its socket.
-        BYTES.set(if me.begun.is_empty() { me.round.bytes() } else { 0 });
+        BYTES.set(if me.begun.is_empty() { READ } else { 0 });
         STOPPED.set(false);
         let turn = me.turn(&mut Context::from_waker(&waker));
+        if CALLS.get() < share {
+            me.round.had(me.number);
+        }
         CALLS.set(u32::MAX);
-        BYTES.set(u32::MAX);
+        BYTES.set(usize::MAX);
         me.bell.in_turn.store(false, Ordering::SeqCst);
         let left = match turn {
             ControlFlow::Break(served) => return Poll::Ready(served),
             ControlFlow::Continue(left) => left,
         };
-        me.fell_behind(left);
-        if left {
-            // Behind whoever is ready by now, those included that something has come in for.
-            let _ = pin!(yield_now()).poll(context);
-        } else if me.bell.rung.load(Ordering::SeqCst) {
+        me.ends_turn(left, context.waker());
+        if !left && me.bell.rung.load(Ordering::SeqCst) {
             context.waker().wake_by_ref();
         }
         Poll::Pending
@@ -245,7 +310,8 @@ impl<S: Future> Future for Turns<S> {
 impl<S> Drop for Turns<S> {
     fn drop(&mut self) {
         if self.behind {
-            self.round.0.fetch_sub(1, Ordering::Relaxed);
+            self.round.behind.fetch_sub(1, Ordering::Relaxed);
+            self.round.leave(self.number);
         }
     }
 }
@@ -255,11 +321,9 @@ fn polled(call: &mut Call, context: &mut Context<'_>) -> Poll<()> {
     catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(context))).unwrap_or(Poll::Ready(()))
 }
 
-/// One more call of the turn was answered; false: it was the last one.
-fn may_go_on() -> bool {
-    let left = CALLS.get().saturating_sub(1);
-    CALLS.set(left);
-    left > 0
+/// One more call of the turn was answered.
+fn count() {
+    CALLS.set(CALLS.get().saturating_sub(1));
 }
 
 /// For what answers many calls by itself: waits for the next turn when this one has had
@@ -271,24 +335,23 @@ pub async fn step() {
             STOPPED.set(true);
             return Poll::Pending;
         }
-        may_go_on();
+        count();
         Poll::Ready(())
     })
     .await;
 }
 
-/// How many bytes the connection may read in this turn. None: it is polled in the next.
-pub fn may_read() -> usize {
-    let may = BYTES.get();
-    if may == 0 {
+/// Whether the connection may read in this turn. Else it is polled in the next.
+pub fn may_read() -> bool {
+    let may = BYTES.get() > 0;
+    if !may {
         STOPPED.set(true);
     }
-    may as usize
+    may
 }
 
 /// It has read so much.
 pub fn has_read(bytes: usize) {
-    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
     BYTES.set(BYTES.get().saturating_sub(bytes));
 }
 
@@ -340,25 +403,66 @@ mod tests {
         let (said, round) = (Said::default(), Arc::default());
         spawn(connection(1000, "flood", &said), &round);
         spawn(connection(1, "neighbour", &said), &round);
-        assert_eq!(before("neighbour", &said, 1001).await, ROUND as usize);
+        assert_eq!(before("neighbour", &said, 1001).await, ALONE as usize);
     }
 
     #[tokio::test]
-    async fn those_that_are_behind_share_a_round() {
+    async fn who_has_few_calls_waits_for_one_turn_however_many_flood() {
         let (said, round) = (Said::default(), Arc::default());
-        for _ in 0..16 {
-            spawn(connection(1000, "flood", &said), &round);
+        for _ in 0..100 {
+            spawn(connection(100, "flood", &said), &round);
         }
-        // All of them have had a turn, and are behind.
-        while count(&said, "flood") < 16 * 2 {
+        // All of them have had a turn, and are in the line.
+        while count(&said, "flood") < 100 * SHARE as usize {
             yield_now().await;
         }
-        yield_now().await;
         let so_far = count(&said, "flood");
         spawn(connection(1, "neighbour", &said), &round);
-        let waited = before("neighbour", &said, 16_001).await - so_far;
-        assert!(waited <= 2 * ROUND as usize, "{waited}");
-        assert_eq!(round.share(), ROUND, "nobody is behind any more");
+        let waited = before("neighbour", &said, 10_001).await - so_far;
+        assert!(waited <= SHARE as usize, "{waited}");
+        assert!(!round.is_anybody_behind());
+    }
+
+    #[tokio::test]
+    async fn the_line_goes_on_behind_connections_that_end_in_it_or_at_its_head() {
+        let (said, round) = (Said::default(), Arc::<Round>::default());
+        let flood = |who| tokio::spawn(Turns::new(connection(500, who, &said), Arc::clone(&round)));
+        let all = [flood("head"), flood("next"), flood("last")];
+        while count(&said, "last") == 0 {
+            yield_now().await;
+        }
+        all[1].abort();
+        all[0].abort();
+        while count(&said, "last") < 500 {
+            yield_now().await;
+        }
+        assert!(count(&said, "head") < 500 && count(&said, "next") < 500);
+        assert!(!round.is_anybody_behind());
+    }
+
+    #[tokio::test]
+    async fn what_comes_in_gives_no_turn_to_one_in_the_line() {
+        let (said, round) = (Said::default(), Arc::<Round>::default());
+        let bell = Arc::new(AtomicWaker::new());
+        let (mut calls, rings, heard) = (500, Arc::clone(&bell), Arc::clone(&said));
+        let noisy = poll_fn(move |context: &mut Context<'_>| {
+            rings.register(context.waker());
+            for _ in 0..std::mem::take(&mut calls) {
+                let said = Arc::clone(&heard);
+                ToTheTurn.execute(async move { said.lock().unwrap().push("noisy") });
+            }
+            Poll::Pending
+        });
+        spawn(connection(500, "quiet", &said), &round);
+        spawn(noisy, &round);
+        while count(&said, "quiet") < 500 {
+            bell.wake();
+            yield_now().await;
+        }
+        // It had as many turns as the other, however often it was woken.
+        assert!(count(&said, "noisy") <= 500, "{}", count(&said, "noisy"));
+        let first = said.lock().unwrap()[..400].iter().filter(|who| **who == "noisy").count();
+        assert!((150..=250).contains(&first), "{first} of 400");
     }
 
     #[tokio::test]
@@ -368,7 +472,7 @@ mod tests {
         let polled = poll_fn(|context| Poll::Ready(Pin::new(&mut turns).poll(context))).await;
         assert!(polled.is_pending() && turns.behind);
         drop(turns);
-        assert_eq!(round.0.load(Ordering::Relaxed), 0);
+        assert_eq!(round.behind.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test]
@@ -384,7 +488,7 @@ mod tests {
                     said.lock().unwrap().push("waited");
                 });
             }
-            for _ in 0..2 * ROUND {
+            for _ in 0..2 * ALONE {
                 ToTheTurn.execute(async {});
             }
             context.waker().wake_by_ref();
@@ -442,21 +546,21 @@ mod tests {
         spawn(serving, &round);
         spawn(connection(1, "neighbour", &said), &round);
         let waited = before("neighbour", &said, 1001).await;
-        assert!(waited <= ROUND as usize, "{waited}");
+        assert!(waited <= ALONE as usize, "{waited}");
     }
 
     #[tokio::test]
     async fn a_connection_reads_for_one_turn_and_nothing_while_it_is_behind() {
-        let (reads, round) = (Arc::<Mutex<Vec<u32>>>::default(), Arc::default());
+        let (reads, round) = (Arc::<Mutex<Vec<usize>>>::default(), Arc::default());
         let (seen, mut first) = (Arc::clone(&reads), true);
         let serving = poll_fn(move |_| {
             let mut read = 0;
-            while may_read() > 0 {
+            while may_read() {
                 has_read(1024);
                 read += 1;
             }
             seen.lock().unwrap().push(read);
-            for _ in 0..if std::mem::take(&mut first) { 3 * ROUND } else { 0 } {
+            for _ in 0..if std::mem::take(&mut first) { 3 * ALONE } else { 0 } {
                 ToTheTurn.execute(async {});
             }
             Poll::Pending
@@ -465,8 +569,7 @@ mod tests {
         while reads.lock().unwrap().len() < 4 {
             yield_now().await;
         }
-        // In the end it is behind itself, for the next turn.
-        let (alone, behind) = (READ / 1024, ROUND * CALL_BYTES / 1024);
-        assert_eq!(reads.lock().unwrap()[..4], [alone, 0, 0, behind]);
+        let a_turn = READ / 1024;
+        assert_eq!(reads.lock().unwrap()[..4], [a_turn, 0, 0, a_turn]);
     }
 }

@@ -1,5 +1,13 @@
 //! Why an acquire is refused, over the wire: reason, figures, disposition.
 
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
 use tenantd::wire::v1;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -102,5 +110,67 @@ async fn a_key_that_does_not_resolve_refuses_its_tenant_alone_and_is_told_once()
     let granted = sessions.acquire_session(acquire("a3", "acme")).await.unwrap().into_inner();
     let providers = granted.config.unwrap().providers;
     assert_eq!(providers["llm"].credentials["api_key"].value, "sk-now-there");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_of_refusals_is_answered_in_turn_and_others_do_not_wait_for_it() {
+    const BURST: usize = 2000;
+    let running = start("[tenants.acme]\ncap = 1\n").await;
+    let mut sessions = running.sessions().await;
+    sessions.acquire_session(acquire("only", "acme")).await.unwrap();
+    let answered = Arc::new(AtomicUsize::new(0));
+    let refused: Vec<_> = (0..BURST)
+        .map(|n| {
+            let (mut sessions, answered) = (sessions.clone(), Arc::clone(&answered));
+            tokio::spawn(async move {
+                let asked = acquire(&format!("r{n}"), "acme");
+                let refused = sessions.acquire_session(asked).await.unwrap_err();
+                answered.fetch_add(1, Ordering::AcqRel);
+                assert_eq!(reason(&refused), "TENANT_AT_CAP");
+            })
+        })
+        .collect();
+    let mut watches = running.watches().await;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let asked = v1::GetSnapshotRequest::default();
+        let snapshot = watches.get_snapshot(asked).await.unwrap().into_inner();
+        let total = snapshot.total_rejections;
+        if total.get("TENANT_AT_CAP") == Some(&(BURST as u64)) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "they are not decided");
+    }
+    // All of them are refused by now: their answers wait, and nobody else does.
+    sessions.acquire_session(acquire("g1", "globex")).await.unwrap();
+    let answered = answered.load(Ordering::Acquire);
+    assert!(answered < BURST * 3 / 4, "{answered} are answered already");
+    for refused in refused {
+        refused.await.unwrap();
+    }
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_with_more_metadata_than_may_be_is_refused_and_its_connection_goes_on() {
+    let running = start("").await;
+    let mut sessions = running.sessions().await;
+    let with = |entries: usize, id: &str| {
+        let mut asked = tonic::Request::new(acquire(id, "acme"));
+        for n in 0..entries {
+            asked.metadata_mut().append("x", n.to_string().parse().unwrap());
+        }
+        asked
+    };
+    // Beside those that every call has.
+    sessions.acquire_session(with(110, "s1")).await.unwrap();
+    let refused = sessions.acquire_session(with(129, "s2")).await.unwrap_err();
+    assert_eq!(
+        (refused.code(), reason(&refused).as_str()),
+        (Code::InvalidArgument, "INVALID_FIELD")
+    );
+    assert!(refused.message().contains("128"), "{}", refused.message());
+    sessions.release_session(release("s1")).await.unwrap();
     running.stop().await;
 }

@@ -48,8 +48,11 @@ async fn take_over(
 async fn record_all(store: &MemoryStore, files: &state::journal::Files) {
     files.begin().unwrap();
     for tenant in store.tenants().await {
-        store.record_tenant(&tenant).unwrap();
-        tokio::task::yield_now().await;
+        let mut from = 0;
+        while let Some(next) = store.record_tenant(&tenant, from).unwrap() {
+            from = next;
+            tokio::task::yield_now().await;
+        }
     }
     let mut from = 0;
     while let Some(next) = store.record_ended(from).unwrap() {
@@ -273,6 +276,10 @@ async fn files_begun_anew_under_churn_forget_no_session_and_revive_none() {
         opened.journal.begin().unwrap();
         opened.journal.complete().unwrap();
         bench.store = Arc::<MemoryStore>::clone(&store);
+        // More than are recorded at a time.
+        for n in 0..600 {
+            bench.acquire(&Ask::new("a", format!("k-{}", n * 5))).await.unwrap();
+        }
         let (bench, files) = (Arc::new(bench), opened.journal);
         let recorder = tokio::spawn({
             let (store, files) = (Arc::clone(&store), Arc::clone(&files));
@@ -281,7 +288,11 @@ async fn files_begun_anew_under_churn_forget_no_session_and_revive_none() {
                 // What is recorded anew must not be older than what stands there:
                 // nothing after it would mend that.
                 for tenant in [tenant("a"), tenant("b")].iter().cycle() {
-                    store.record_tenant(tenant).unwrap();
+                    let mut from = 0;
+                    while let Some(next) = store.record_tenant(tenant, from).unwrap() {
+                        from = next;
+                        tokio::task::yield_now().await;
+                    }
                     tokio::task::yield_now().await;
                 }
             }
@@ -311,7 +322,7 @@ async fn files_begun_anew_under_churn_forget_no_session_and_revive_none() {
         let _ = recorder.await;
         drop((bench, store, files));
         let image = state::open(folder.path()).unwrap().image;
-        assert_eq!((image.live(), image.ended.len()), (4 * 40, 4 * 160));
+        assert_eq!((image.live(), image.ended.len()), (4 * 40 + 600, 4 * 160));
         let live = image.tenants.values().flat_map(|(_, saved)| saved.leases.keys());
         for id in live {
             let n: usize = id.as_str().rsplit_once('-').unwrap().1.parse().unwrap();

@@ -256,10 +256,15 @@ impl Leases {
         }
     }
 
+    /// All slots are below.
+    pub fn places(&self) -> u32 {
+        let pieces = u32::try_from(self.pieces.len()).unwrap_or(u32::MAX);
+        pieces.saturating_mul(PIECE)
+    }
+
     /// All slots, in no order.
     pub fn slots(&self) -> impl Iterator<Item = u32> + use<> {
-        let pieces = u32::try_from(self.pieces.len()).unwrap_or(u32::MAX);
-        0..pieces.saturating_mul(PIECE)
+        0..self.places()
     }
 
     /// All leases, in no order.

@@ -161,15 +161,20 @@ impl TenantState {
         Changes { ended, leases, breaker, switches }
     }
 
-    /// All that there is to record.
+    /// What there is to record, in pieces: of some leases, from the place `from` on, and
+    /// with the first of them what is there once. Where to go on, if there may be more.
     #[must_use]
-    pub fn record(&self) -> Changes {
-        Changes {
+    pub fn record(&self, from: u32, some: u32) -> (Changes, Option<u32>) {
+        let first = from == 0;
+        let to = from.saturating_add(some);
+        let leases = (from..to).filter_map(|slot| self.leases.get(slot));
+        let changes = Changes {
             ended: Vec::new(),
-            leases: self.leases.iter().map(|lease| lease.record(&self.tenant)).collect(),
-            breaker: Some(self.breaker.clone()),
-            switches: Some(self.recorded_switches()),
-        }
+            leases: leases.map(|lease| lease.record(&self.tenant)).collect(),
+            breaker: first.then(|| self.breaker.clone()),
+            switches: first.then(|| self.recorded_switches()),
+        };
+        (changes, (to < self.leases.places()).then_some(to))
     }
 
     /// A tenant as it was recorded. Sessions that a stream held wait for it for

@@ -4,6 +4,7 @@ mod http2;
 mod peers;
 mod rates;
 mod readers;
+mod scrapes;
 mod turns;
 
 mod wire;

@@ -13,8 +13,8 @@ const ONE: &str = "[limits]\nthreads = 1\n[defaults]\ncap = 1000\n";
 const FLOODERS: usize = 4;
 /// Calls that each of them sends at once.
 const EACH: usize = 100;
-/// A round of turns and what the first of them have, who find nobody behind.
-const FEW: usize = 3 * 32;
+/// Each of them has one turn, the first perhaps that of one which is alone.
+const FEW: usize = 32 + 3 * 8;
 
 /// A peer whose connection is taken.
 fn peer(running: &Running) -> Peer {
