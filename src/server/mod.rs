@@ -429,7 +429,7 @@ impl Bound {
         };
         let share = Share {
             calls: limits.calls_per_peer,
-            operators: OPERATORS_CALLS,
+            operators: OPERATORS_CALLS.max(limits.max_watchers),
             partial: limits.partial_bytes,
         };
         let mut accepting = JoinSet::new();

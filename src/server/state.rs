@@ -4,7 +4,10 @@
 use std::{
     env,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -30,6 +33,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Between two pieces of what is recorded anew, each a fraction of a millisecond: where
 /// there is one core the threads that serve need it, and they do not stop to be asked.
 const PAUSE: Duration = Duration::from_millis(1);
+/// Pieces between two syncs, each about 50 KB: of all at once the kernel makes one long
+/// piece of work.
+const SYNC_EVERY: u32 = 16;
 /// Tenants in a piece.
 const SMALL_TENANTS: u32 = 64;
 
@@ -191,6 +197,18 @@ impl Kept {
     /// told by the files, and tried again.
     async fn record_all(&self, pause: Duration) {
         let Some(files) = &self.files else { return };
+        let pieces = AtomicU32::new(1);
+        let after_piece = async || {
+            let is_time = pieces.fetch_add(1, Ordering::Relaxed) % SYNC_EVERY == 0;
+            if is_time
+                && !pause.is_zero()
+                && let Some(file) = files.current()
+            {
+                // It is synced as a whole at the end, and that says what went wrong.
+                let _ = tokio::task::spawn_blocking(move || file.sync_data()).await;
+            }
+            tokio::time::sleep(pause).await;
+        };
         let recorded = async {
             files.begin().map_err(|_| Unrecorded)?;
             let mut small = 0;
@@ -198,17 +216,17 @@ impl Kept {
                 let mut from = 0;
                 while let Some(next) = self.store.record_tenant(&tenant, from)? {
                     from = next;
-                    tokio::time::sleep(pause).await;
+                    after_piece().await;
                 }
                 small += 1;
                 if small % SMALL_TENANTS == 0 {
-                    tokio::time::sleep(pause).await;
+                    after_piece().await;
                 }
             }
             let mut from = 0;
             while let Some(next) = self.store.record_ended(from)? {
                 from = next;
-                tokio::time::sleep(pause).await;
+                after_piece().await;
             }
             files.complete()
         };

@@ -200,14 +200,19 @@ impl Files {
         Ok(())
     }
 
-    /// Removes the files before the last complete one, once that is synced.
+    /// Removes the files before the last complete one, once that is synced. Not under the
+    /// lock: to give back what a large one has takes milliseconds. One that is begun
+    /// meanwhile has a higher number.
     pub fn remove_old(&self) {
-        let writer = self.writer.lock();
-        if writer.problem.is_some() || writer.file.is_none() {
-            return;
-        }
-        for (number, path) in read::files(&writer.folder).unwrap_or_default() {
-            if number < writer.number
+        let (folder, number) = {
+            let writer = self.writer.lock();
+            if writer.problem.is_some() || writer.file.is_none() {
+                return;
+            }
+            (writer.folder.clone(), writer.number)
+        };
+        for (old, path) in read::files(&folder).unwrap_or_default() {
+            if old < number
                 && let Err(error) = fs::remove_file(&path)
             {
                 tracing::warn!(%error, path = %path.display(), "an old state file stays");
@@ -235,6 +240,11 @@ impl Files {
         writer.problem = Some("it is another sidecar's by now".to_owned());
         self.has_problem.store(true, Ordering::Release);
         writer.lock = None;
+    }
+
+    /// The file that is written to.
+    pub fn current(&self) -> Option<File> {
+        self.writer.lock().file.as_ref()?.try_clone().ok()
     }
 
     /// The file and its folder, where they are to be synced now.

@@ -10,6 +10,7 @@ use super::{
 use crate::support::{Running, Start, acquire, eventually, free, release};
 
 const ACQUIRE: &str = "/tenantd.v1.SessionService/AcquireSession";
+const WATCH: &str = "/tenantd.v1.WatchService/WatchSessions";
 const LIST: &str = "/tenantd.v1.WatchService/ListSessions";
 /// HTTP/2's setting: what each stream may be sent at first.
 const INITIAL_WINDOW: u16 = 4;
@@ -149,6 +150,27 @@ async fn messages_that_never_become_whole_fill_their_peers_share() {
     drop(calls);
     scene.neighbour.ends().await;
     scene.before.is_over(&scene.running, 32);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_process_may_have_all_watchers_that_there_may_be() {
+    let scene = Scene::new("max_watchers = 600").await;
+    let mut peer = Peer::unix(&scene.running.socket());
+    let watchers = move || {
+        peer.hello(&[]);
+        let mut all = Vec::new();
+        for stream in (1..2 * 601).step_by(2) {
+            all.extend(frame(HEADERS, END_HEADERS, stream, &call(WATCH)));
+            let asked = message(&v1::WatchSessionsRequest::default());
+            all.extend(frame(DATA, END_STREAM, stream, &asked));
+        }
+        peer.send(&all).unwrap();
+        (refused(&mut peer, 601), peer)
+    };
+    let (refused, _watching) = tokio::task::spawn_blocking(watchers).await.unwrap();
+    assert_eq!(refused, 1, "and no more");
+    assert_eq!(calls_shed(scene.metrics, "calls_at_bound"), 0);
+    scene.neighbour.ends().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
