@@ -73,6 +73,9 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Calls other than agents' that one peer may have under way: their answers are large.
 const OPERATORS_CALLS: u32 = 500;
+/// Of these beside watchers, where there may be many: it is `limits.max_watchers` that
+/// says how many there are.
+const BESIDE_WATCHERS: u32 = 100;
 
 /// Changes of sources that wait to be brought to their tenants.
 const CHANGES: usize = 4096;
@@ -429,7 +432,7 @@ impl Bound {
         };
         let share = Share {
             calls: limits.calls_per_peer,
-            operators: OPERATORS_CALLS.max(limits.max_watchers),
+            operators: OPERATORS_CALLS.max(limits.max_watchers.saturating_add(BESIDE_WATCHERS)),
             partial: limits.partial_bytes,
         };
         let mut accepting = JoinSet::new();

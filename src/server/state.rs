@@ -199,7 +199,7 @@ impl Kept {
         let Some(files) = &self.files else { return };
         let pieces = AtomicU32::new(1);
         let after_piece = async || {
-            let is_time = pieces.fetch_add(1, Ordering::Relaxed) % SYNC_EVERY == 0;
+            let is_time = pieces.fetch_add(1, Ordering::Relaxed).is_multiple_of(SYNC_EVERY);
             if is_time
                 && !pause.is_zero()
                 && let Some(file) = files.current()
