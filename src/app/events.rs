@@ -24,6 +24,9 @@ const BATCH: usize = 256;
 /// once for what happened meanwhile, and not for each event. The first event after a
 /// quiet time is told at once.
 pub const PACE: Duration = Duration::from_millis(10);
+/// How long one leaves it that has not caught up: where there is one core it is not to
+/// take it for long at a time. Well below what it takes to write so many events.
+const BREATH: Duration = Duration::from_millis(1);
 
 /// How a session failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,10 +38,6 @@ pub struct LastFailure {
     /// When.
     pub at: Now,
 }
-
-/// How long one leaves it that has not caught up: where there is one core it is not to
-/// take it for long at a time. Well below what it takes to write so many events.
-const BREATH: Duration = Duration::from_millis(1);
 
 /// What came last of a kind; outlives the log's bound.
 #[derive(Debug, Clone, Default)]

@@ -4,10 +4,7 @@
 use std::{
     env,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -197,10 +194,10 @@ impl Kept {
     /// told by the files, and tried again.
     async fn record_all(&self, pause: Duration) {
         let Some(files) = &self.files else { return };
-        let pieces = AtomicU32::new(1);
-        let after_piece = async || {
-            let is_time = pieces.fetch_add(1, Ordering::Relaxed).is_multiple_of(SYNC_EVERY);
-            if is_time
+        let mut pieces = 0_u32;
+        let mut after_piece = async || {
+            pieces += 1;
+            if pieces.is_multiple_of(SYNC_EVERY)
                 && !pause.is_zero()
                 && let Some(file) = files.current()
             {
@@ -211,15 +208,13 @@ impl Kept {
         };
         let recorded = async {
             files.begin().map_err(|_| Unrecorded)?;
-            let mut small = 0;
-            for tenant in self.store.tenants().await {
+            for (number, tenant) in (1..).zip(self.store.tenants().await) {
                 let mut from = 0;
                 while let Some(next) = self.store.record_tenant(&tenant, from)? {
                     from = next;
                     after_piece().await;
                 }
-                small += 1;
-                if small % SMALL_TENANTS == 0 {
+                if number % SMALL_TENANTS == 0 {
                     after_piece().await;
                 }
             }
