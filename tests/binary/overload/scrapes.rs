@@ -13,6 +13,33 @@ use crate::support::{Start, eventually, free};
 const MOST: usize = 64;
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_figures_and_does_not_read_them_is_closed_in_time() {
+    let metrics = free();
+    let config = format!("[telemetry]\nprometheus = '{metrics}'\n[limits]\ndead_after = '2s'\n");
+    let running = Start { config: &config, with: COUNTED, env: QUIET, ..Start::default() }.run();
+    let neighbour = Neighbour::of(&running).await;
+    neighbour.is_served();
+    let one = scraped(metrics).len();
+    let before = Holds::of(&running);
+    // More than the buffers of both sockets take, which grow to some MiB.
+    let asked = b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n".repeat((16 << 20) / one);
+    let mut stuck = Vec::new();
+    for _ in 0..5 {
+        let mut peer = TcpStream::connect(metrics).unwrap();
+        peer.set_nonblocking(true).unwrap();
+        // As far as it is taken: whoever does not read is not read, either.
+        let _ = peer.write(&asked);
+        stuck.push(peer);
+    }
+    eventually("they are there", || Holds::of(&running).files >= before.files + 5);
+    eventually("they are closed", || Holds::of(&running).files <= before.files);
+    scraped(metrics);
+    drop(stuck);
+    neighbour.ends().await;
+    before.is_over(&running, 32);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn peers_of_the_prometheus_endpoint_that_say_nothing_take_few_places_and_not_for_long() {
     let metrics = free();
     let config =
