@@ -44,8 +44,10 @@ thread_local! {
     static CALLS: Cell<u32> = const { Cell::new(u32::MAX) };
     /// Bytes that it may read.
     static BYTES: Cell<usize> = const { Cell::new(usize::MAX) };
-    /// It was to do no more, though there may be more.
-    static STOPPED: Cell<bool> = const { Cell::new(false) };
+    /// It was to read no more, though there may be more.
+    static UNREAD: Cell<bool> = const { Cell::new(false) };
+    /// One of its calls that answers many was to answer no more.
+    static STEPPED: Cell<bool> = const { Cell::new(false) };
     /// Calls that it has just begun.
     static BEGUN: RefCell<VecDeque<Call>> = const { RefCell::new(VecDeque::new()) };
 }
@@ -147,7 +149,10 @@ pub struct Turns<S> {
     waiting: FuturesUnordered<Call>,
     round: Arc<Round>,
     number: u64,
+    /// It is in the line.
     behind: bool,
+    /// What it has read is not answered yet.
+    has_calls: bool,
     bell: Arc<Bell>,
     /// Of the bell.
     waker: Waker,
@@ -188,6 +193,7 @@ impl<S: Future> Turns<S> {
             number: round.next.fetch_add(1, Ordering::Relaxed),
             round,
             behind: false,
+            has_calls: false,
             bell,
             waker,
         }
@@ -198,7 +204,7 @@ impl<S: Future> Turns<S> {
         self.serving.as_mut()
     }
 
-    /// What was served, at its end; else whether something is left for the next turn.
+    /// What was served, at its end; else whether calls are left for the next turn.
     fn turn(&mut self, context: &mut Context<'_>) -> ControlFlow<S::Output, bool> {
         let mut left = false;
         // To read and to answer. The answers leave when all that are ready have had their
@@ -216,7 +222,7 @@ impl<S: Future> Turns<S> {
                 break;
             }
         }
-        ControlFlow::Continue(left || STOPPED.get())
+        ControlFlow::Continue(left || STEPPED.get())
     }
 
     /// Whether calls are left for the next turn.
@@ -285,9 +291,11 @@ impl<S: Future> Future for Turns<S> {
         let waker = me.waker.clone();
         let share = if me.round.is_alone(me.number) { ALONE } else { SHARE };
         CALLS.set(share);
-        // Nothing while it has calls that it has not begun: a flood waits in its socket.
-        BYTES.set(if me.begun.is_empty() { READ } else { 0 });
-        STOPPED.set(false);
+        // Nothing while it has calls: a flood waits in its socket, and h2 ends a connection
+        // that has many small frames which nobody looks at.
+        BYTES.set(if me.has_calls { 0 } else { READ });
+        UNREAD.set(false);
+        STEPPED.set(false);
         let turn = me.turn(&mut Context::from_waker(&waker));
         if CALLS.get() < share {
             me.round.had(me.number);
@@ -295,10 +303,11 @@ impl<S: Future> Future for Turns<S> {
         CALLS.set(u32::MAX);
         BYTES.set(usize::MAX);
         me.bell.in_turn.store(false, Ordering::SeqCst);
-        let left = match turn {
+        me.has_calls = match turn {
             ControlFlow::Break(served) => return Poll::Ready(served),
             ControlFlow::Continue(left) => left,
         };
+        let left = me.has_calls || UNREAD.get();
         me.ends_turn(left, context.waker());
         if !left && me.bell.rung.load(Ordering::SeqCst) {
             context.waker().wake_by_ref();
@@ -332,7 +341,7 @@ pub async fn step() {
     std::future::poll_fn(|context| {
         if CALLS.get() == 0 {
             context.waker().wake_by_ref();
-            STOPPED.set(true);
+            STEPPED.set(true);
             return Poll::Pending;
         }
         count();
@@ -345,7 +354,7 @@ pub async fn step() {
 pub fn may_read() -> bool {
     let may = BYTES.get() > 0;
     if !may {
-        STOPPED.set(true);
+        UNREAD.set(true);
     }
     may
 }
@@ -547,6 +556,44 @@ mod tests {
         spawn(connection(1, "neighbour", &said), &round);
         let waited = before("neighbour", &said, 1001).await;
         assert!(waited <= ALONE as usize, "{waited}");
+    }
+
+    /// Reads of a turn, while calls that have waited together become ready together.
+    #[tokio::test]
+    async fn a_connection_reads_nothing_while_calls_that_waited_are_to_be_answered() {
+        let (said, round) = (Said::default(), Arc::default());
+        let (answer, told) = tokio::sync::watch::channel(false);
+        let (mut calls, heard, notes) = (4 * SHARE, Arc::clone(&said), Arc::clone(&said));
+        let serving = poll_fn(move |_| {
+            for _ in 0..std::mem::take(&mut calls) {
+                let (mut told, said) = (told.clone(), Arc::clone(&heard));
+                ToTheTurn.execute(async move {
+                    let _ = told.wait_for(|told| *told).await;
+                    said.lock().unwrap().push("answered");
+                });
+            }
+            let read = may_read();
+            notes.lock().unwrap().push(if read { "read" } else { "not read" });
+            Poll::Pending
+        });
+        // Two of them, so that none is alone.
+        spawn(connection(100, "other", &Said::default()), &round);
+        spawn(serving, &round);
+        for _ in 0..100 {
+            yield_now().await;
+        }
+        said.lock().unwrap().clear();
+        answer.send(true).unwrap();
+        for _ in 0..100 {
+            yield_now().await;
+        }
+        let said = said.lock().unwrap();
+        let answered = said.iter().filter(|said| **said == "answered").count();
+        assert_eq!(answered, 4 * SHARE as usize);
+        // It reads when it is woken, and when nothing is left.
+        let last = said.iter().rposition(|said| *said == "answered").unwrap();
+        let reads = said[1..last].iter().filter(|said| **said == "read").count();
+        assert_eq!((said[0], reads), ("read", 0), "{said:?}");
     }
 
     #[tokio::test]

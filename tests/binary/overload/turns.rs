@@ -5,7 +5,9 @@ use tenantd::wire::v1::{
     watch_sessions_response::Item, work_request::Call,
 };
 
-use super::wire::{DATA, END_HEADERS, END_STREAM, HEADERS, Peer, SETTINGS, call, frame, message};
+use super::wire::{
+    DATA, END_HEADERS, END_STREAM, HEADERS, Peer, SETTINGS, WINDOW_UPDATE, call, frame, message,
+};
 use crate::support::{Running, Start, acquire};
 
 /// One thread, so that all of them share it.
@@ -91,4 +93,46 @@ async fn nor_for_all_that_they_sent_over_work_streams() {
     let floods = (0..FLOODERS).map(|of| (peer(&running), flood(of))).collect();
     let before = granted_before(&running, floods).await;
     assert!(before <= FEW, "{before} of {} calls came first", FLOODERS * EACH);
+}
+
+/// h2 ends a connection that has too many small frames which nobody has looked at.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_over_one_work_stream_is_answered_whole() {
+    const BURST: usize = 3000;
+    let running = Start { config: ONE, ..Start::default() }.run();
+    let mut agent = peer(&running);
+    let mut all = frame(HEADERS, END_HEADERS, 1, &call("/tenantd.v1.SessionService/Work"));
+    for n in 0..BURST {
+        let asked = acquire(&format!("b-{n}"), "flood");
+        let call = Some(Call::AcquireSession(asked));
+        let asked = WorkRequest { id: n as u64 + 1, call, ..Default::default() };
+        all.extend(frame(DATA, 0, 1, &message(&asked)));
+    }
+    all.extend(frame(DATA, END_STREAM, 1, &[]));
+    running.signal("STOP");
+    agent.send(&all).unwrap();
+    running.signal("CONT");
+    let mut answered = Vec::new();
+    loop {
+        let (kind, flags, stream, payload) = agent.frame().expect("the connection goes on");
+        if (kind, stream) == (DATA, 1) {
+            // What was read may be sent again.
+            let more = u32::try_from(payload.len()).unwrap().to_be_bytes();
+            if !payload.is_empty() {
+                agent.send(&frame(WINDOW_UPDATE, 0, 0, &more)).unwrap();
+                agent.send(&frame(WINDOW_UPDATE, 0, 1, &more)).unwrap();
+            }
+            answered.extend(payload);
+        }
+        if (kind, stream) == (HEADERS, 1) && flags & END_STREAM != 0 {
+            break;
+        }
+    }
+    let (mut count, mut rest) = (0, &answered[..]);
+    while let Some((head, body)) = rest.split_at_checked(5) {
+        let length = u32::from_be_bytes(head[1..].try_into().unwrap()) as usize;
+        rest = &body[length..];
+        count += 1;
+    }
+    assert_eq!(count, BURST);
 }
