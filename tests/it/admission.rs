@@ -1,12 +1,6 @@
 //! Why an acquire is refused, over the wire: reason, figures, disposition.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use tenantd::wire::v1;
 use tonic::{Code, Status};
@@ -114,41 +108,30 @@ async fn a_key_that_does_not_resolve_refuses_its_tenant_alone_and_is_told_once()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_burst_of_refusals_is_answered_in_turn_and_others_do_not_wait_for_it() {
-    const BURST: usize = 2000;
+async fn refusals_beyond_a_thousand_a_second_are_answered_in_turn() {
+    const BURST: usize = 3000;
     let running = start("[tenants.acme]\ncap = 1\n").await;
     let mut sessions = running.sessions().await;
     sessions.acquire_session(acquire("only", "acme")).await.unwrap();
-    let answered = Arc::new(AtomicUsize::new(0));
+    let began = Instant::now();
     let refused: Vec<_> = (0..BURST)
         .map(|n| {
-            let (mut sessions, answered) = (sessions.clone(), Arc::clone(&answered));
+            let mut sessions = sessions.clone();
             tokio::spawn(async move {
                 let asked = acquire(&format!("r{n}"), "acme");
                 let refused = sessions.acquire_session(asked).await.unwrap_err();
-                answered.fetch_add(1, Ordering::AcqRel);
                 assert_eq!(reason(&refused), "TENANT_AT_CAP");
             })
         })
         .collect();
-    let mut watches = running.watches().await;
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
-        let asked = v1::GetSnapshotRequest::default();
-        let snapshot = watches.get_snapshot(asked).await.unwrap().into_inner();
-        let total = snapshot.total_rejections;
-        if total.get("TENANT_AT_CAP") == Some(&(BURST as u64)) {
-            break;
-        }
-        assert!(Instant::now() < deadline, "they are not decided");
-    }
-    // All of them are refused by now: their answers wait, and nobody else does.
     sessions.acquire_session(acquire("g1", "globex")).await.unwrap();
-    let answered = answered.load(Ordering::Acquire);
-    assert!(answered < BURST * 3 / 4, "{answered} are answered already");
     for refused in refused {
         refused.await.unwrap();
     }
+    // A thousand at once, a thousand more in a second, and as many in turn, or a second
+    // after they were refused: a slow machine takes longer, and none takes less.
+    let took = began.elapsed();
+    assert!(took >= Duration::from_millis(950), "all are answered after {took:?}");
     running.stop().await;
 }
 
