@@ -35,9 +35,11 @@ use tokio::task::yield_now;
 const SHARE: u32 = 8;
 /// Calls that one which is alone answers in a turn, and by one write.
 const ALONE: u32 = 32;
-/// Bytes that a connection may read in a turn: so many that streams which are reset as
-/// fast as they open come in together, and are known by that.
-const READ: usize = 64 * 1024;
+/// Bytes that a connection may read in a turn, and what its buffer takes beyond them: so
+/// many that streams which are reset as fast as they open come in together, and are known
+/// by that; and so few that all of it may be messages of a dozen bytes, one to a frame.
+/// h2 ends a connection with more than 2,000 of them that nobody has looked at yet.
+const READ: usize = 24 * 1024;
 
 thread_local! {
     /// Calls that the connection whose turn it is may answer.
@@ -146,7 +148,7 @@ pub struct Turns<S> {
     serving: Pin<Box<S>>,
     /// Not polled yet.
     begun: VecDeque<Call>,
-    waiting: FuturesUnordered<Call>,
+    waiting: FuturesUnordered<Waiting>,
     round: Arc<Round>,
     number: u64,
     /// It is in the line.
@@ -156,6 +158,51 @@ pub struct Turns<S> {
     bell: Arc<Bell>,
     /// Of the bell.
     waker: Waker,
+    ready: Arc<Ready>,
+    /// Of those that wait: tells `ready`, and then the bell.
+    of_waiting: Waker,
+}
+
+/// A call that was polled before. Each poll is one of the turn's calls, whether it ends
+/// by it or not: a thousand that are decided and answered later take as long as a
+/// thousand that are answered. Beyond the share it waits for the next turn.
+struct Waiting(Call);
+
+impl Future for Waiting {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let left = CALLS.get();
+        if left == 0 {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let polled = polled(&mut self.0, context);
+        // One that answers many has counted them.
+        if CALLS.get() == left {
+            count();
+        }
+        polled
+    }
+}
+
+/// Tells that one of those that wait is ready, beside what else a connection is woken
+/// for: the set of them may stop in the middle of those that are ready, and then wakes
+/// whoever polls it.
+struct Ready {
+    is_any: AtomicBool,
+    connection: Waker,
+}
+
+impl Wake for Ready {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.is_any.store(true, Ordering::SeqCst);
+        self.connection.wake_by_ref();
+    }
 }
 
 /// Wakes a connection; in its own turn it is only told that there is more, so that it
@@ -186,6 +233,7 @@ impl<S: Future> Turns<S> {
     pub fn new(serving: S, round: Arc<Round>) -> Self {
         let bell = Arc::<Bell>::default();
         let waker = Waker::from(Arc::clone(&bell));
+        let ready = Arc::new(Ready { is_any: AtomicBool::new(false), connection: waker.clone() });
         Self {
             serving: Box::pin(serving),
             begun: VecDeque::new(),
@@ -195,6 +243,8 @@ impl<S: Future> Turns<S> {
             behind: false,
             has_calls: false,
             bell,
+            of_waiting: Waker::from(Arc::clone(&ready)),
+            ready,
             waker,
         }
     }
@@ -217,7 +267,7 @@ impl<S: Future> Turns<S> {
             if let Poll::Ready(served) = served {
                 return ControlFlow::Break(served);
             }
-            left = self.answer(first, context);
+            left = self.answer(first);
             if !self.round.is_anybody_behind() || !self.bell.rung.load(Ordering::SeqCst) {
                 break;
             }
@@ -226,38 +276,44 @@ impl<S: Future> Turns<S> {
     }
 
     /// Whether calls are left for the next turn.
-    fn answer(&mut self, first: bool, context: &mut Context<'_>) -> bool {
+    fn answer(&mut self, first: bool) -> bool {
         // One of those that wait, and one new one, whatever the other kind does.
-        let mut more = self.one_of_waiting(context);
+        let mut more = self.one_of_waiting();
         let mut one = first;
         while (one || CALLS.get() > 0)
             && let Some(mut call) = self.begun.pop_front()
         {
             one = false;
-            if polled(&mut call, context).is_pending() {
-                self.waiting.push(call);
+            if polled(&mut call, &mut Context::from_waker(&self.waker)).is_pending() {
+                self.waiting.push(Waiting(call));
                 more = true;
             }
             count();
         }
         while more && CALLS.get() > 0 {
-            more = self.one_of_waiting(context);
+            more = self.one_of_waiting();
         }
         more || !self.begun.is_empty()
     }
 
     /// Polls them until one ends; false: they all wait.
-    fn one_of_waiting(&mut self, context: &mut Context<'_>) -> bool {
+    fn one_of_waiting(&mut self) -> bool {
         if self.waiting.is_empty() {
             return false;
         }
-        let ended = catch_unwind(AssertUnwindSafe(|| self.waiting.poll_next_unpin(context)));
-        // One that panicked is gone, and another may be ready.
-        let more = !matches!(ended, Ok(Poll::Pending | Poll::Ready(None)));
-        if more {
-            count();
+        let left = CALLS.get();
+        self.ready.is_any.store(false, Ordering::SeqCst);
+        match self.waiting.poll_next_unpin(&mut Context::from_waker(&self.of_waiting)) {
+            Poll::Ready(ended) => ended.is_some(),
+            Poll::Pending => {
+                let more = self.ready.is_any.load(Ordering::SeqCst);
+                // It stopped before the first, which somebody is just making ready.
+                if more && CALLS.get() == left {
+                    count();
+                }
+                more
+            }
         }
-        more
     }
 
     /// What comes after its turn.
@@ -592,6 +648,48 @@ mod tests {
         assert_eq!(answered, 4 * SHARE as usize);
         // It reads when it is woken, and when nothing is left.
         let last = said.iter().rposition(|said| *said == "answered").unwrap();
+        let reads = said[1..last].iter().filter(|said| **said == "read").count();
+        assert_eq!((said[0], reads), ("read", 0), "{said:?}");
+    }
+
+    /// Calls of which each is decided by a poll, and answered much later.
+    #[tokio::test]
+    async fn calls_that_are_decided_and_not_answered_yet_are_a_share_of_a_turn_too() {
+        let (said, round) = (Said::default(), Arc::default());
+        let (go, told) = tokio::sync::watch::channel(false);
+        let (mut calls, heard, notes) = (4 * SHARE, Arc::clone(&said), Arc::clone(&said));
+        let serving = poll_fn(move |_| {
+            for _ in 0..std::mem::take(&mut calls) {
+                let (mut told, said) = (told.clone(), Arc::clone(&heard));
+                ToTheTurn.execute(async move {
+                    let _ = told.wait_for(|told| *told).await;
+                    said.lock().unwrap().push("decided");
+                    // As one does that has a timer of its own.
+                    poll_fn(|context| {
+                        context.waker().wake_by_ref();
+                        Poll::<()>::Pending
+                    })
+                    .await;
+                });
+            }
+            let read = may_read();
+            notes.lock().unwrap().push(if read { "read" } else { "not read" });
+            Poll::Pending
+        });
+        spawn(connection(100, "other", &Said::default()), &round);
+        spawn(serving, &round);
+        for _ in 0..100 {
+            yield_now().await;
+        }
+        said.lock().unwrap().clear();
+        go.send(true).unwrap();
+        while count(&said, "decided") < 4 * SHARE as usize {
+            yield_now().await;
+        }
+        let said = said.lock().unwrap();
+        let last = said.iter().rposition(|said| *said == "decided").unwrap();
+        let turns: Vec<_> = said[..last].split(|said| *said != "decided").collect();
+        assert!(turns.iter().all(|turn| turn.len() <= SHARE as usize), "{said:?}");
         let reads = said[1..last].iter().filter(|said| **said == "read").count();
         assert_eq!((said[0], reads), ("read", 0), "{said:?}");
     }

@@ -1,8 +1,8 @@
 //! Whoever has many calls at once has them answered in turns with everybody else's.
 
 use tenantd::wire::v1::{
-    WatchSessionsRequest, WorkRequest, event::Detail, watch_service_client::WatchServiceClient,
-    watch_sessions_response::Item, work_request::Call,
+    ReleaseSessionRequest, WatchSessionsRequest, WorkRequest, event::Detail,
+    watch_service_client::WatchServiceClient, watch_sessions_response::Item, work_request::Call,
 };
 
 use super::wire::{
@@ -135,4 +135,32 @@ async fn a_burst_over_one_work_stream_is_answered_whole() {
         count += 1;
     }
     assert_eq!(count, BURST);
+}
+
+/// As client libraries send a burst: a message is ready only when its call has begun.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_of_calls_that_begin_before_their_messages_come_is_answered_whole() {
+    const BURST: u32 = 3000;
+    let running = Start { config: ONE, ..Start::default() }.run();
+    let mut agent = peer(&running);
+    let streams = || (0..BURST).map(|n| 2 * n + 1);
+    let head = call("/tenantd.v1.SessionService/ReleaseSession");
+    let begun: Vec<u8> = streams().flat_map(|n| frame(HEADERS, END_HEADERS, n, &head)).collect();
+    let asked = streams().flat_map(|n| {
+        let release = ReleaseSessionRequest { session_id: n.to_string(), ..Default::default() };
+        frame(DATA, 0, n, &message(&release))
+    });
+    let asked: Vec<u8> = asked.collect();
+    let ended: Vec<u8> = streams().flat_map(|n| frame(DATA, END_STREAM, n, &[])).collect();
+    let window = frame(WINDOW_UPDATE, 0, 0, &(1_u32 << 30).to_be_bytes());
+    agent.send(&[window, begun].concat()).unwrap();
+    running.signal("STOP");
+    agent.send(&asked).unwrap();
+    running.signal("CONT");
+    agent.send(&ended).unwrap();
+    let mut answered = 0;
+    while answered < BURST {
+        let (kind, flags, ..) = agent.frame().expect("the connection goes on");
+        answered += u32::from(kind == HEADERS && flags & END_STREAM != 0);
+    }
 }
