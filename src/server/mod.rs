@@ -5,6 +5,7 @@ mod clock;
 mod descriptors;
 mod hand_over;
 pub mod inherited;
+mod listener;
 mod reload;
 mod scrapes;
 mod socket;
@@ -32,7 +33,7 @@ use tokio::{
 use tonic::service::Routes;
 use tower::Layer as _;
 
-use self::inherited::Inherited;
+use self::{inherited::Inherited, listener::Listener};
 use crate::{
     app::{
         Parts, Sidecar,
@@ -41,7 +42,7 @@ use crate::{
     },
     audit,
     config::{AuditPath, Config},
-    domain::{audit::action, budget::Budget, validity::Validity},
+    domain::{audit::action, validity::Validity},
     grpc::{
         admin_service::Admin,
         direct::{Calls, Direct},
@@ -427,7 +428,7 @@ impl Bound {
             // agents here.
             places: Arc::new(Semaphore::new(most)),
             crowd,
-            shedding: Budget::default(),
+            shed: 0,
             stop: stop.subscribe(),
         };
         let share = Share {
@@ -436,12 +437,17 @@ impl Bound {
             partial: limits.partial_bytes,
         };
         let mut accepting = JoinSet::new();
-        let socket = unix.map(|(listener, place)| {
-            let crowd = Crowd::of_processes(limits.connections_per_peer, share);
-            accepting.spawn(accept(crowd).unix(listener));
-            place
-        });
+        let socket = match unix {
+            Some((listener, place)) => {
+                let crowd = Crowd::of_processes(limits.connections_per_peer, share);
+                let listener = Listener::new(listener.into_std()?)?;
+                accepting.spawn(accept(crowd).unix(listener));
+                Some(place)
+            }
+            None => None,
+        };
         if let Some(listener) = tcp {
+            let listener = Listener::new(listener.into_std()?)?;
             let loopback = listener.local_addr().is_ok_and(|at| at.ip().is_loopback());
             let crowd = Crowd::of_addresses(limits.connections_per_peer, most, loopback, share);
             match tls {

@@ -7,8 +7,12 @@ use tokio::{
     task::JoinSet,
 };
 
+use crate::domain::{budget::Budget, time::Timestamp};
+
 /// Peers that are told at a time; further ones find their connection closed.
 const AT_ONCE: usize = 64;
+/// And in a second: in a flood, telling is dearer than closing.
+const PER_SECOND: u32 = 500;
 /// For one peer, to hear it.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// What is read of it meanwhile and thrown away: closing on bytes that were not read
@@ -19,20 +23,25 @@ const CALM: u32 = 11;
 
 /// Those that are being told.
 #[derive(Default)]
-pub struct Farewells(JoinSet<()>);
+pub struct Farewells {
+    told: JoinSet<()>,
+    budget: Budget,
+}
 
 impl Farewells {
+    /// One more may be told.
+    pub fn may_say(&mut self, now: Timestamp) -> bool {
+        while self.told.try_join_next().is_some() {}
+        self.told.len() < AT_ONCE && self.budget.take(PER_SECOND, now)
+    }
+
     /// Tells one, and closes its connection.
     pub fn say<S>(&mut self, socket: S, text: &str)
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        while self.0.try_join_next().is_some() {}
-        if self.0.len() >= AT_ONCE {
-            return;
-        }
         let word = word(text);
-        self.0.spawn(async move {
+        self.told.spawn(async move {
             let told = async move {
                 let (mut from, mut to) = tokio::io::split(socket);
                 to.write_all(&word).await?;
@@ -66,10 +75,11 @@ mod tests {
         let mut peers = Vec::new();
         for _ in 0..AT_ONCE + 8 {
             let (peer, socket) = tokio::io::duplex(1024);
-            farewells.say(socket, "too many of you");
+            if farewells.may_say(Timestamp::default()) {
+                farewells.say(socket, "too many of you");
+            }
             peers.push(peer);
         }
-        assert_eq!(farewells.0.len(), AT_ONCE);
         let (mut heard, mut silent) = (0, 0);
         for mut peer in peers {
             let mut said = Vec::new();
@@ -83,5 +93,13 @@ mod tests {
             }
         }
         assert_eq!((heard, silent), (AT_ONCE, 8));
+        let mut more = 0;
+        while farewells.may_say(Timestamp::default()) {
+            farewells.say(tokio::io::empty(), "too many of you");
+            while farewells.told.join_next().await.is_some() {}
+            more += 1;
+        }
+        let more = u32::try_from(AT_ONCE).unwrap() + more;
+        assert_eq!(more, PER_SECOND, "in one second");
     }
 }
