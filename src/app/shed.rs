@@ -33,11 +33,13 @@ pub enum Shed {
     CallsAtBound,
     /// Of calls: of messages that are not whole, their peer has as much as it may.
     PartialAtBound,
+    /// Of calls: they have more headers than a call may.
+    TooManyHeaders,
 }
 
 impl Shed {
     /// All of them, connections' first.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::PeerAtBound,
         Self::ListenerAtBound,
         Self::Handshake,
@@ -47,12 +49,13 @@ impl Shed {
         Self::NoDescriptor,
         Self::CallsAtBound,
         Self::PartialAtBound,
+        Self::TooManyHeaders,
     ];
 
     /// A call was refused, and no connection closed.
     #[must_use]
     pub const fn is_of_calls(self) -> bool {
-        matches!(self, Self::CallsAtBound | Self::PartialAtBound)
+        matches!(self, Self::CallsAtBound | Self::PartialAtBound | Self::TooManyHeaders)
     }
 
     /// As metrics have it.
@@ -68,6 +71,7 @@ impl Shed {
             Self::NoDescriptor => "no_descriptor",
             Self::CallsAtBound => "calls_at_bound",
             Self::PartialAtBound => "partial_at_bound",
+            Self::TooManyHeaders => "too_many_headers",
         }
     }
 }

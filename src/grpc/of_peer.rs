@@ -43,11 +43,16 @@ struct Calling {
 impl Calling {
     /// A call that its peer may not have under way beside the others.
     fn overloaded(&self, why: Shed, problem: String) -> Status {
+        self.refused(why, Rejection::new(Reason::Overloaded, problem))
+    }
+
+    /// A call that was not looked at further.
+    fn refused(&self, why: Shed, refused: Rejection) -> Status {
         if self.sidecar.shed(why) {
             let (peer, pid) = (&self.peer.shown, self.peer.pid());
-            tracing::warn!(%peer, pid, problem, "a call was refused");
+            tracing::warn!(%peer, pid, problem = %refused.message, "a call was refused");
         }
-        status::status(Rejection::new(Reason::Overloaded, problem))
+        status::status(refused)
     }
 }
 
@@ -70,8 +75,8 @@ where
     fn call(&self, request: http::Request<Incoming>) -> Self::Future {
         if request.headers().len() > HEADERS {
             let problem = format_args!("must have at most {HEADERS} entries");
-            let refused = status::status(Rejection::field("metadata", problem));
-            return Held::refused(refused);
+            let refused = Rejection::field("metadata", problem);
+            return Held::refused(self.caller.refused(Shed::TooManyHeaders, refused));
         }
         let of = if is_of_agents(request.uri().path()) { Of::Agents } else { Of::Operators };
         let under_way = match self.account.begin(of) {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tenantd::wire::v1;
+use tenantd::{app::shed::Shed, wire::v1};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
@@ -136,6 +136,44 @@ async fn refusals_beyond_a_thousand_a_second_are_answered_in_turn() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_waits_less_than_its_turn_is_refused_while_it_waits() {
+    const BURST: usize = 4000;
+    let running = start("[tenants.acme]\ncap = 1\n").await;
+    let mut sessions = running.sessions().await;
+    sessions.acquire_session(acquire("only", "acme")).await.unwrap();
+    let burst: Vec<_> = (0..BURST)
+        .map(|n| {
+            let mut sessions = sessions.clone();
+            tokio::spawn(async move {
+                let asked = acquire(&format!("r{n}"), "acme");
+                let refused = sessions.acquire_session(asked).await.unwrap_err();
+                assert_eq!(reason(&refused), "TENANT_AT_CAP", "{refused:?}");
+            })
+        })
+        .collect();
+    // So many were refused that a further one is to wait for most of a second.
+    let mut others = running.sessions().await;
+    let mut watches = running.watches().await;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let asked = v1::GetSnapshotRequest::default();
+        let snapshot = watches.get_snapshot(asked).await.unwrap().into_inner();
+        if snapshot.total_rejections.values().sum::<u64>() >= 2000 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{:?}", snapshot.total_rejections);
+    }
+    let mut asked = tonic::Request::new(acquire("hasty", "acme"));
+    asked.set_timeout(Duration::from_millis(400));
+    let refused = others.acquire_session(asked).await.unwrap_err();
+    assert_eq!(reason(&refused), "TENANT_AT_CAP", "{refused}");
+    for refused in burst {
+        refused.await.unwrap();
+    }
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_call_with_more_metadata_than_may_be_is_refused_and_its_connection_goes_on() {
     let running = start("").await;
     let mut sessions = running.sessions().await;
@@ -155,5 +193,8 @@ async fn a_call_with_more_metadata_than_may_be_is_refused_and_its_connection_goe
     );
     assert!(refused.message().contains("128"), "{}", refused.message());
     sessions.release_session(release("s1")).await.unwrap();
+    let sheds = Shed::ALL.into_iter().zip(running.sidecar.figures().await.shed);
+    let counted: Vec<_> = sheds.filter(|(_, count)| *count > 0).collect();
+    assert_eq!(counted, [(Shed::TooManyHeaders, 1)]);
     running.stop().await;
 }

@@ -27,7 +27,7 @@ pub fn setting(name: &str, default: f64) -> f64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-fn wanted(name: &str) -> bool {
+pub fn wanted(name: &str) -> bool {
     std::env::var("BENCH_ONLY").map_or(true, |list| list.split(',').any(|only| only == name))
 }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    compare::{median, setting, tenantd},
+    compare::{median, setting, tenantd, wanted},
     generate::{Load, Place, Protocol, Shape, drive},
     h2, messages,
     process::{Folder, Server, pin_self, pinned},
@@ -63,6 +63,9 @@ pub fn run() {
     for _ in 0..rounds {
         measure(&server, rate, run_for, &mut quiet);
         for ((kind, _), column) in FLOODS.iter().zip(&mut columns) {
+            if !wanted(kind) {
+                continue;
+            }
             // Longer than it is measured.
             let lasts = run_for * 2 + Duration::from_millis(500);
             let flooder = Flooder::start(kind, &socket, lasts);
@@ -95,8 +98,10 @@ pub fn run() {
         );
     };
     row("alone", &Column { flood: vec![0.0], p50: quiet.p50.clone(), p99: quiet.p99.clone() });
-    for ((_, name), column) in FLOODS.iter().zip(&columns) {
-        row(name, column);
+    for ((kind, name), column) in FLOODS.iter().zip(&columns) {
+        if wanted(kind) {
+            row(name, column);
+        }
     }
 }
 
