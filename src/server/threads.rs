@@ -22,7 +22,7 @@ use crate::{
         io::{Accepted, Arrived, Connection, Ending},
         patience::Patience,
         peer::Peer,
-        turn::{Round, ToTheTurn, Turns},
+        turn::{Round, ToTheTurn, Turns, WINDOW},
     },
 };
 
@@ -100,6 +100,7 @@ pub fn start(
         .max_pending_accept_reset_streams(CANCELLED_UNSEEN)
         .max_local_error_reset_streams(ERRORS)
         .max_send_buf_size(UNSENT)
+        .initial_connection_window_size(WINDOW)
         .max_concurrent_streams(Some(limits.max_streams));
     let patience = Patience { hello: limits.handshake_timeout, stuck: limits.dead_after };
     let stop = watch::Sender::new(false);

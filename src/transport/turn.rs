@@ -37,9 +37,14 @@ const SHARE: u32 = 8;
 const ALONE: u32 = 32;
 /// Bytes that a connection may read in a turn, and what its buffer takes beyond them: so
 /// many that streams which are reset as fast as they open come in together, and are known
-/// by that; and so few that all of it may be messages of a dozen bytes, one to a frame.
-/// h2 ends a connection with more than 2,000 of them that nobody has looked at yet.
-const READ: usize = 24 * 1024;
+/// by that; and so few that all of it may be messages of a few bytes, one to a frame. See
+/// [`WINDOW`].
+const READ: usize = 40 * 1024;
+/// Bytes that a peer may send on all of its streams before they are looked at. h2 ends a
+/// connection whose unread frames are small, each counted as what it lacks to 256 bytes,
+/// and together more than half of this: a turn reads at most 48 KiB of frames of 14 bytes,
+/// the least that holds a message, which count as 860 KiB.
+pub const WINDOW: u32 = 2 * 1024 * 1024;
 
 thread_local! {
     /// Calls that the connection whose turn it is may answer.
