@@ -271,6 +271,10 @@ impl Sidecar {
         if let Kind::CallDenied { rpc, message } = &event.kind {
             return self.denied(event, rpc, message);
         }
+        // Of a busy sidecar's events most end here.
+        if !matches!(event.kind, Kind::SessionAcquired { .. } | Kind::ConfigChanged { .. }) {
+            return None;
+        }
         let tenant = event.subject.tenant.as_ref()?;
         let is_new = !remembered.contains_key(tenant);
         match &event.kind {

@@ -30,7 +30,7 @@ pub struct Caller {
     /// The connection.
     pub connection: Link,
     /// What it shows of itself.
-    pub shown: Shown,
+    pub shown: Arc<Shown>,
 }
 
 /// Somebody who was let in.
@@ -38,8 +38,7 @@ pub struct Caller {
 pub struct Permit {
     /// Who it is.
     pub identity: Arc<Identity>,
-    /// Its name on events.
-    pub actor: String,
+    shown: Arc<Shown>,
 }
 
 impl Permit {
@@ -55,8 +54,13 @@ impl Permit {
 
     /// An operator, with its words.
     pub fn says(&self, note: String) -> Actor {
-        Actor { name: self.actor.clone(), note }
+        Actor { name: name(&self.identity, &self.shown), note }
     }
+}
+
+/// On events: one that no config names is called by what it shows.
+fn name(identity: &Identity, shown: &Shown) -> String {
+    if identity.builtin { shown.to_string() } else { identity.name.to_string() }
 }
 
 fn hash(lease: &str) -> Option<TokenHash> {
@@ -116,9 +120,7 @@ impl Sidecar {
         let config = self.config();
         let identity = config.access.identify(&caller.shown)?;
         identity.permit(action, tenant)?;
-        let actor =
-            if identity.builtin { caller.shown.to_string() } else { identity.name.to_string() };
-        Ok(Permit { identity: Arc::clone(identity), actor })
+        Ok(Permit { identity: Arc::clone(identity), shown: Arc::clone(&caller.shown) })
     }
 
     /// A session that is there and not the caller's is a denial too; the caller
@@ -140,8 +142,8 @@ impl Sidecar {
     pub(super) fn actor(&self, caller: &Caller) -> Actor {
         let config = self.config();
         let name = match config.access.identify(&caller.shown) {
-            Ok(identity) if !identity.builtin => identity.name.to_string(),
-            Ok(_) | Err(_) => caller.shown.to_string(),
+            Ok(identity) => name(identity, &caller.shown),
+            Err(_) => caller.shown.to_string(),
         };
         Actor { name, note: String::new() }
     }

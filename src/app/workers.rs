@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::domain::{
     access::Owner,
+    hash::Keyed,
     reject::{Reason, Rejection},
     session::{EndCause, SessionId, WorkerId},
     tenant::TenantId,
@@ -61,8 +62,8 @@ pub struct Health {
 struct Worker {
     /// Whose process it is: its name means nothing to others.
     owner: Owner,
-    streams: HashMap<Link, mpsc::Sender<Notice>>,
-    connections: HashSet<Link>,
+    streams: HashMap<Link, mpsc::Sender<Notice>, Keyed>,
+    connections: HashSet<Link, Keyed>,
     had_stream: bool,
     health: Health,
 }
@@ -76,9 +77,9 @@ impl Worker {
 /// The two sides of one relation, so that neither can outgrow the other.
 #[derive(Default)]
 struct Table {
-    workers: HashMap<WorkerId, Worker>,
+    workers: HashMap<WorkerId, Worker, Keyed>,
     /// Open connections, and who called over each.
-    connections: HashMap<Link, HashSet<WorkerId>>,
+    connections: HashMap<Link, HashSet<WorkerId, Keyed>, Keyed>,
 }
 
 /// All workers. One lock over both sides: held for a few table operations, and
@@ -226,7 +227,7 @@ impl Workers {
 }
 
 fn link(
-    workers: &mut HashMap<WorkerId, Worker>,
+    workers: &mut HashMap<WorkerId, Worker, Keyed>,
     worker: &WorkerId,
     owner: &Owner,
     max: usize,

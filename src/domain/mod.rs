@@ -19,6 +19,7 @@ pub mod breaker;
 pub mod budget;
 pub mod event;
 pub mod event_log;
+pub mod hash;
 pub mod limits;
 pub mod provider;
 pub mod record;

@@ -8,10 +8,13 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use dashmap::{DashMap, Entry};
+use dashmap::Entry;
 use parking_lot::Mutex;
 
-use super::ended::{Ending, Endings};
+use super::{
+    ended::{Ending, Endings},
+    table::{Table, in_pieces},
+};
 use crate::{
     app::atomic::{AtomicU32, AtomicU64, Ordering},
     app::ports::{
@@ -22,6 +25,7 @@ use crate::{
         access::{Claim, Owner},
         admission::{Acquire, Changes, Ended, Grant, TenantState, View, Waiting},
         event::{Actor, Event, Kind, Subject},
+        hash::Keyed,
         limits::Terms,
         record::{Image, Record},
         reject::{Reason, Rejection},
@@ -79,13 +83,13 @@ struct Slot {
 
 /// The store.
 pub struct MemoryStore {
-    tenants: DashMap<TenantId, Arc<Tenant>>,
+    tenants: Table<TenantId, Arc<Tenant>>,
     /// Live sessions only. A tenant that has one stays.
-    index: DashMap<SessionId, Arc<Tenant>>,
+    index: Table<SessionId, Arc<Tenant>>,
     /// Live sessions by agent; unnamed agents under none.
-    agents: DashMap<AgentName, u32>,
+    agents: Table<AgentName, u32>,
     /// Live sessions by worker and tenant: says whom to blame for its death.
-    workers: DashMap<WorkerId, HashMap<TenantId, u32>>,
+    workers: Table<WorkerId, HashMap<TenantId, u32, Keyed>>,
     ended: Mutex<Endings>,
     live: AtomicU32,
     unknown: AtomicU32,
@@ -105,10 +109,10 @@ impl MemoryStore {
         (ended, ended_for): (usize, Duration),
     ) -> Self {
         Self {
-            tenants: DashMap::new(),
-            index: DashMap::with_shard_amount(SHARDS),
-            agents: DashMap::new(),
-            workers: DashMap::new(),
+            tenants: Table::default(),
+            index: in_pieces(SHARDS),
+            agents: Table::default(),
+            workers: Table::default(),
             ended: Mutex::new(Endings::new(ended, ended_for)),
             live: AtomicU32::new(0),
             unknown: AtomicU32::new(0),

@@ -3,3 +3,4 @@
 
 pub mod ended;
 pub mod memory;
+mod table;

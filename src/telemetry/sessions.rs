@@ -32,8 +32,11 @@ fn context(of: TraceRef) -> SpanContext {
 }
 
 impl SessionSpans {
-    /// Follows one event.
+    /// Follows one event. Nothing is kept where nobody is told of spans.
     pub fn follow(&mut self, event: &Event) {
+        if !tracing::span_enabled!(target: super::rpc::TARGET, tracing::Level::INFO) {
+            return;
+        }
         let Some(id) = &event.subject.session else { return };
         match &event.kind {
             Kind::SessionAcquired { .. } => {

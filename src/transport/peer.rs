@@ -13,13 +13,16 @@ pub struct Peer {
     /// Names the connection within this run.
     pub connection: Link,
     /// What it shows of itself, but for the token of each call.
-    pub shown: Shown,
+    pub shown: Arc<Shown>,
 }
 
 impl Peer {
     fn new(connection: Link, transport: Transport) -> Self {
-        let shown = Shown { transport, certificates: Arc::new([]), token: None };
-        Self { connection, shown }
+        Self::showing(connection, transport, Arc::new([]))
+    }
+
+    fn showing(connection: Link, transport: Transport, certificates: Arc<[String]>) -> Self {
+        Self { connection, shown: Arc::new(Shown { transport, certificates, token: None }) }
     }
 
     /// A peer on the unix socket: what the kernel says of it, and not what the
@@ -42,14 +45,12 @@ impl Peer {
         certificates: Arc<[String]>,
     ) -> Self {
         let transport = Transport::Tcp { address: address.ip().to_string(), open };
-        let mut peer = Self::new(connection, transport);
-        peer.shown.certificates = certificates;
-        peer
+        Self::showing(connection, transport, certificates)
     }
 
     /// Its process, where the kernel says so.
     #[must_use]
-    pub const fn pid(&self) -> Option<i32> {
+    pub fn pid(&self) -> Option<i32> {
         match self.shown.transport {
             Transport::Unix { pid, .. } => pid,
             Transport::Tcp { .. } => None,
@@ -59,7 +60,10 @@ impl Peer {
     /// As the use cases know it, with the token of this call.
     #[must_use]
     pub fn caller(&self, token: Option<TokenHash>) -> Caller {
-        let shown = Shown { token, ..self.shown.clone() };
+        let shown = match token {
+            None => Arc::clone(&self.shown),
+            token => Arc::new(Shown { token, ..(*self.shown).clone() }),
+        };
         Caller { connection: self.connection, shown }
     }
 }

@@ -4,11 +4,7 @@
 //! copies the others; what sessions of one process have in common is kept once; what few
 //! have is in a box.
 
-use std::{
-    hash::{BuildHasher as _, RandomState},
-    sync::Arc,
-    time::Duration,
-};
+use std::{hash::BuildHasher as _, sync::Arc, time::Duration};
 
 use hashbrown::HashTable;
 
@@ -17,6 +13,7 @@ use crate::domain::{
     access::Owner,
     breaker::Ticket,
     event::Subject,
+    hash::Keyed,
     session::{AgentName, Failure, Session, SessionId, State, WorkerId},
     tenant::TenantId,
     time::{Now, Timestamp},
@@ -187,7 +184,6 @@ pub struct Leases {
     free: u32,
     /// Half of each id's hash, and its slot: a table that grows need not look the ids up.
     ids: HashTable<(u32, u32)>,
-    hasher: RandomState,
     due: Due,
     parties: Vec<Arc<Party>>,
 }
@@ -198,7 +194,6 @@ impl Default for Leases {
             pieces: Vec::new(),
             free: NONE,
             ids: HashTable::new(),
-            hasher: RandomState::new(),
             due: Due::default(),
             parties: Vec::new(),
         }
@@ -224,7 +219,7 @@ impl Leases {
     }
 
     fn hash(&self, id: &SessionId) -> u32 {
-        let hash = self.hasher.hash_one(id);
+        let hash = Keyed.hash_one(id);
         u32::try_from(hash >> 32).unwrap_or_default()
     }
 
