@@ -38,17 +38,18 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// Answers with parts that are encoded once and sent many times: a tenant's config, and
 /// what watchers are told.
-const SPLICED: [(&str, &[&str]); 4] = [
+const SPLICED: [(&str, &[&str]); 5] = [
     ("AcquireSessionResponse", &["SessionConfig"]),
     ("GetSessionConfigResponse", &["SessionConfig"]),
-    // It has the two above in it.
+    // They have the two above in them.
+    ("WorkAnswer", &[]),
     ("WorkResponse", &[]),
     ("WatchSessionsResponse", &["Event", "Session", "Tenant"]),
 ];
 
 /// Of these, those that carry credentials.
-const WITH_CONFIG: [&str; 3] =
-    ["AcquireSessionResponse", "GetSessionConfigResponse", "WorkResponse"];
+const WITH_CONFIG: [&str; 4] =
+    ["AcquireSessionResponse", "GetSessionConfigResponse", "WorkAnswer", "WorkResponse"];
 
 /// `SessionService` and `WatchService` once more as they are served: such a part is
 /// `bytes`, which look the same on the wire, so that what was encoded once is put in as

@@ -22,7 +22,7 @@ use tenantd::{
         served::{
             session_service_server::SessionServiceServer, watch_service_server::WatchServiceServer,
         },
-        v1::{self, admin_service_server::AdminServiceServer, work_response},
+        v1::{self, admin_service_server::AdminServiceServer, work_answer},
     },
 };
 use tonic::{Code, Status, body::Body};
@@ -206,37 +206,39 @@ fn is_explained(name: &str, said: &Status, raw: bool) {
 
 /// Keys are in the config of a session, and of its own tenant.
 fn is_own(name: &str, message: &Bytes, key_in_input: bool) {
-    let (tenant, config) = match name {
+    match name {
         "Session/AcquireSession" => {
-            let answer = v1::AcquireSessionResponse::decode(message.clone()).expect("is one");
-            let session = answer.session.expect("is given");
-            (session.tenant, answer.config.expect("is given"))
+            granted_own(v1::AcquireSessionResponse::decode(message.clone()).expect("is one"));
         }
-        "Session/GetSessionConfig" => return,
+        "Session/GetSessionConfig" => {}
         "Session/Work" => {
-            use work_response::Answer as Said;
-            let answer = v1::WorkResponse::decode(message.clone()).expect("is one").answer;
-            match answer.expect("each is answered") {
-                Said::AcquireSession(answer) => {
-                    let session = answer.session.expect("is given");
-                    (session.tenant, answer.config.expect("is given"))
-                }
-                Said::GetSessionConfig(_) => return,
-                Said::Error(said) => {
-                    assert!(!said.windows(KEY.len()).any(|w| w == KEY.as_bytes()), "shows a key");
-                    return;
-                }
-                Said::RenewSession(_) | Said::ReleaseSession(_) | Said::ReportFailure(_) => {
-                    return;
+            use work_answer::Answer as Said;
+            let response = v1::WorkResponse::decode(message.clone()).expect("is one");
+            assert!(!response.answers.is_empty(), "answered with nothing");
+            for answer in response.answers {
+                match answer.answer.expect("each is answered") {
+                    Said::AcquireSession(answer) => granted_own(answer),
+                    Said::Error(said) => {
+                        let has_key = said.windows(KEY.len()).any(|w| w == KEY.as_bytes());
+                        assert!(!has_key, "shows a key");
+                    }
+                    Said::GetSessionConfig(_)
+                    | Said::RenewSession(_)
+                    | Said::ReleaseSession(_)
+                    | Said::ReportFailure(_) => {}
                 }
             }
         }
         _ => {
             let has_key = message.windows(KEY.len()).any(|window| window == KEY.as_bytes());
             assert!(key_in_input || !has_key, "{name} shows a key");
-            return;
         }
-    };
+    }
+}
+
+fn granted_own(answer: v1::AcquireSessionResponse) {
+    let tenant = answer.session.expect("is given").tenant;
+    let config = answer.config.expect("is given");
     let owner = if ["acme", "globex"].contains(&tenant.as_str()) { &tenant } else { "others" };
     let key = &config.providers["llm"].credentials["api_key"].value;
     assert_eq!(key, &format!("{KEY}{owner}"), "{tenant} got another's key");

@@ -59,7 +59,16 @@ thread_local! {
     static BEGUN: RefCell<VecDeque<Call>> = const { RefCell::new(VecDeque::new()) };
 }
 
-type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// One that panics ends alone, as it would in a task of its own.
+struct Call(Pin<Box<dyn Future<Output = ()> + Send>>);
+
+impl Future for Call {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        catch_unwind(AssertUnwindSafe(|| self.0.as_mut().poll(context))).unwrap_or(Poll::Ready(()))
+    }
+}
 
 /// Hands calls to the connection whose turn it is.
 #[derive(Debug, Clone, Copy)]
@@ -67,7 +76,7 @@ pub struct ToTheTurn;
 
 impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for ToTheTurn {
     fn execute(&self, call: F) {
-        BEGUN.with_borrow_mut(|begun| begun.push_back(Box::pin(call)));
+        BEGUN.with_borrow_mut(|begun| begun.push_back(Call(Box::pin(call))));
     }
 }
 
@@ -153,7 +162,7 @@ pub struct Turns<S> {
     serving: Pin<Box<S>>,
     /// Not polled yet.
     begun: VecDeque<Call>,
-    waiting: FuturesUnordered<Waiting>,
+    waiting: FuturesUnordered<Share<Call>>,
     round: Arc<Round>,
     number: u64,
     /// It is in the line.
@@ -171,18 +180,17 @@ pub struct Turns<S> {
 /// A call that was polled before. Each poll is one of the turn's calls, whether it ends
 /// by it or not: a thousand that are decided and answered later take as long as a
 /// thousand that are answered. Beyond the share it waits for the next turn.
-struct Waiting(Call);
+pub struct Share<F>(pub F);
 
-impl Future for Waiting {
-    type Output = ();
+impl<F: Future + Unpin> Future for Share<F> {
+    type Output = F::Output;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let left = CALLS.get();
         if left == 0 {
-            context.waker().wake_by_ref();
-            return Poll::Pending;
+            return wait_for_next_turn(context);
         }
-        let polled = polled(&mut self.0, context);
+        let polled = Pin::new(&mut self.0).poll(context);
         // One that answers many has counted them.
         if CALLS.get() == left {
             count();
@@ -289,8 +297,9 @@ impl<S: Future> Turns<S> {
             && let Some(mut call) = self.begun.pop_front()
         {
             one = false;
-            if polled(&mut call, &mut Context::from_waker(&self.waker)).is_pending() {
-                self.waiting.push(Waiting(call));
+            let context = &mut Context::from_waker(&self.waker);
+            if Pin::new(&mut call).poll(context).is_pending() {
+                self.waiting.push(Share(call));
                 more = true;
             }
             count();
@@ -386,11 +395,6 @@ impl<S> Drop for Turns<S> {
     }
 }
 
-/// A call that panics ends alone, as it would in a task of its own.
-fn polled(call: &mut Call, context: &mut Context<'_>) -> Poll<()> {
-    catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(context))).unwrap_or(Poll::Ready(()))
-}
-
 /// One more call of the turn was answered.
 fn count() {
     CALLS.set(CALLS.get().saturating_sub(1));
@@ -398,17 +402,18 @@ fn count() {
 
 /// For what answers many calls by itself: waits for the next turn when this one has had
 /// its share.
-pub async fn step() {
-    std::future::poll_fn(|context| {
-        if CALLS.get() == 0 {
-            context.waker().wake_by_ref();
-            STEPPED.set(true);
-            return Poll::Pending;
-        }
-        count();
-        Poll::Ready(())
-    })
-    .await;
+pub fn poll_step(context: &mut Context<'_>) -> Poll<()> {
+    if CALLS.get() == 0 {
+        return wait_for_next_turn(context);
+    }
+    count();
+    Poll::Ready(())
+}
+
+fn wait_for_next_turn<T>(context: &mut Context<'_>) -> Poll<T> {
+    context.waker().wake_by_ref();
+    STEPPED.set(true);
+    Poll::Pending
 }
 
 /// Whether the connection may read in this turn. Else it is polled in the next.
@@ -606,7 +611,7 @@ mod tests {
             if let Some(said) = work.take() {
                 ToTheTurn.execute(async move {
                     for _ in 0..1000 {
-                        step().await;
+                        poll_fn(poll_step).await;
                         said.lock().unwrap().push("flood");
                     }
                 });

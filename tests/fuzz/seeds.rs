@@ -143,6 +143,38 @@ fn seeds_of_calls() {
             ..Default::default()
         }],
     };
+    let work = |calls: &[v1::work_call::Call]| {
+        let calls = (1..).zip(calls).map(|(id, call)| v1::WorkCall {
+            id,
+            call: Some(call.clone()),
+            timeout: duration(1),
+            ..Default::default()
+        });
+        v1::WorkRequest { calls: calls.collect() }.encode_to_vec()
+    };
+    let asked = |id: &str, tenant: &str| {
+        v1::work_call::Call::AcquireSession(v1::AcquireSessionRequest {
+            session_id: id.to_owned(),
+            tenant: tenant.to_owned(),
+            ..Default::default()
+        })
+    };
+    let ended = |id: &str| {
+        v1::work_call::Call::ReleaseSession(v1::ReleaseSessionRequest {
+            session_id: id.to_owned(),
+            outcome: v1::Outcome::Success.into(),
+            ..Default::default()
+        })
+    };
+    let together = [asked("w1", "acme"), asked("w2", "globex"), ended("w1"), asked("w3", "?")];
+    write(
+        "work",
+        &[
+            call(21, &work(&together)),
+            call(21 | 0x80, &[frame(work(&[ended("w2")])), frame(vec![])].concat()),
+            call(21, &work(&vec![ended("w2"); 101])),
+        ],
+    );
     let two =
         [frame(keep_alive.encode_to_vec()), frame(v1::KeepAliveRequest::default().encode_to_vec())];
     write(

@@ -114,17 +114,20 @@ async fn call(
         }
         "SessionService/Work" => {
             let release = support::release(session);
-            let call = Some(v1::work_request::Call::ReleaseSession(release));
-            let stream =
-                tokio_stream::iter([v1::WorkRequest { id: 1, call, ..Default::default() }]);
+            let call = Some(v1::work_call::Call::ReleaseSession(release));
+            let calls = vec![v1::WorkCall { id: 1, call, ..Default::default() }];
+            let stream = tokio_stream::iter([v1::WorkRequest { calls }]);
             match sessions.work(with(token, stream)).await {
                 Err(status) => Err(said(status)),
-                Ok(answer) => match answer.into_inner().message().await.unwrap().unwrap().answer {
-                    Some(v1::work_response::Answer::Error(error)) => {
-                        Err(said(crate::work::refused(&error)))
+                Ok(answers) => {
+                    let response = answers.into_inner().message().await.unwrap().unwrap();
+                    match response.answers[0].answer.as_ref() {
+                        Some(v1::work_answer::Answer::Error(error)) => {
+                            Err(said(crate::work::refused(error)))
+                        }
+                        _ => Ok(()),
                     }
-                    _ => Ok(()),
-                },
+                }
             }
         }
         "SessionService/PublishEvents" => {

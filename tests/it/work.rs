@@ -1,9 +1,9 @@
 //! Calls over one stream: as those of their own, and none holds another up.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use prost::Message as _;
-use tenantd::wire::v1::{self, WorkRequest, work_request::Call, work_response::Answer};
+use tenantd::wire::v1::{self, WorkCall, WorkRequest, work_answer::Answer, work_call::Call};
 use tokio::{net::TcpListener, sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
@@ -23,6 +23,12 @@ pub fn refused(error: &[u8]) -> Status {
 struct Work {
     calls: mpsc::Sender<WorkRequest>,
     answers: Streaming<v1::WorkResponse>,
+    /// Come together with one that was taken.
+    rest: VecDeque<v1::WorkAnswer>,
+}
+
+fn numbered(id: u64, call: Call) -> WorkCall {
+    WorkCall { id, call: Some(call), ..Default::default() }
 }
 
 impl Work {
@@ -30,17 +36,27 @@ impl Work {
         let (calls, requests) = mpsc::channel(64);
         let stream = ReceiverStream::new(requests);
         let answers = running.sessions().await.work(stream).await.unwrap().into_inner();
-        Self { calls, answers }
+        Self { calls, answers, rest: VecDeque::new() }
+    }
+
+    async fn together(&self, calls: Vec<WorkCall>) {
+        self.calls.send(WorkRequest { calls }).await.unwrap();
     }
 
     async fn send(&self, id: u64, call: Call) {
-        let request = WorkRequest { id, call: Some(call), ..Default::default() };
-        self.calls.send(request).await.unwrap();
+        self.together(vec![numbered(id, call)]).await;
+    }
+
+    async fn response(&mut self) -> Result<Option<v1::WorkResponse>, Status> {
+        timeout(PATIENCE, self.answers.message()).await.expect("an answer in time")
     }
 
     async fn next(&mut self) -> (u64, Answer) {
-        let answer = timeout(PATIENCE, self.answers.message()).await.expect("an answer in time");
-        let answer = answer.unwrap().expect("the stream goes on");
+        if self.rest.is_empty() {
+            let response = self.response().await.unwrap().expect("the stream goes on");
+            self.rest.extend(response.answers);
+        }
+        let answer = self.rest.pop_front().expect("is never empty");
         (answer.id, answer.answer.unwrap())
     }
 
@@ -116,7 +132,7 @@ async fn refusals_over_a_stream_have_the_details_of_unary_ones_and_it_goes_on() 
         let of = |info: Option<&tonic_types::ErrorInfo>| info.unwrap().metadata.clone();
         assert_eq!(of(streamed.error_info()), of(alone.error_info()));
     }
-    work.calls.send(WorkRequest { id: 9, ..Default::default() }).await.unwrap();
+    work.together(vec![WorkCall { id: 9, ..Default::default() }]).await;
     let (id, answer) = work.next().await;
     let Answer::Error(error) = answer else { panic!("a call of no kind was answered") };
     assert_eq!((id, reason(&refused(&error))), (9, "INVALID_FIELD".into()));
@@ -131,14 +147,12 @@ async fn a_call_that_waits_for_a_source_holds_no_other_up_and_ends_with_its_own_
     let source = format!("[[sources]]\nkind = 'http'\nurl = '{url}'\ntimeout = '1m'\n");
     let running = start(&source).await;
     let mut work = Work::open(&running).await;
-    let slow = WorkRequest {
-        id: 1,
-        call: Some(Call::AcquireSession(acquire("s", "acme"))),
+    let slow = WorkCall {
         timeout: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
-        ..Default::default()
+        ..numbered(1, Call::AcquireSession(acquire("s", "acme")))
     };
-    work.calls.send(slow).await.unwrap();
-    work.send(2, Call::ReleaseSession(release("nobody"))).await;
+    // Though they are asked together.
+    work.together(vec![slow, numbered(2, Call::ReleaseSession(release("nobody")))]).await;
     let (first, answer) = work.next().await;
     assert_eq!(first, 2, "the later call is answered first");
     let Answer::Error(error) = answer else { panic!("an unknown session was released") };
@@ -155,12 +169,76 @@ async fn a_stream_ends_well_when_the_sidecar_does_or_its_client_has_no_more_call
     let running = start(CONFIG).await;
     let done = Work::open(&running).await;
     done.send(1, Call::AcquireSession(acquire("a", "acme"))).await;
-    let Work { calls, mut answers } = done;
+    let Work { calls, mut answers, .. } = done;
     drop(calls);
-    assert_eq!(answers.message().await.unwrap().unwrap().id, 1);
+    assert_eq!(answers.message().await.unwrap().unwrap().answers[0].id, 1);
     assert!(answers.message().await.unwrap().is_none());
     let mut open = Work::open(&running).await;
     assert!(open.ask(Call::ReleaseSession(release("a"))).await.is_ok());
     running.stop().await;
     assert!(open.answers.message().await.unwrap().is_none(), "it ends without an error");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_asked_together_are_decided_in_their_order_and_answered_together() {
+    let running = start(CONFIG).await;
+    let mut work = Work::open(&running).await;
+    // Nothing is asked, and nothing answered.
+    work.together(Vec::new()).await;
+    work.together(vec![
+        numbered(1, Call::AcquireSession(acquire("a", "acme"))),
+        numbered(2, Call::AcquireSession(acquire("b", "acme"))),
+        numbered(3, Call::AcquireSession(acquire("c", "acme"))),
+        numbered(4, Call::ReleaseSession(release("a"))),
+        numbered(5, Call::AcquireSession(acquire("c", "acme"))),
+    ])
+    .await;
+    let answers = work.response().await.unwrap().unwrap().answers;
+    let said = answers.into_iter().map(|answer| match answer.answer.unwrap() {
+        Answer::Error(error) => (answer.id, reason(&refused(&error))),
+        _ => (answer.id, "done".to_owned()),
+    });
+    let said: Vec<_> = said.collect();
+    let want = [(1, "done"), (2, "done"), (3, "TENANT_AT_CAP"), (4, "done"), (5, "done")];
+    assert_eq!(said, want.map(|(id, said)| (id, said.to_owned())));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_of_large_configs_are_given_in_messages_that_clients_take() {
+    const CALLS: u64 = 100;
+    // One answer is a small part of the 4 MiB that clients take, and all of them are more.
+    let config = format!(
+        "[defaults]\ncap = {CALLS}\n[defaults.providers.llm]\nprovider = 'p'\n\
+         params = {{ prompt = '{}' }}\n",
+        "x".repeat(60_000)
+    );
+    let running = start(&config).await;
+    let mut work = Work::open(&running).await;
+    let calls = (1..=CALLS)
+        .map(|id| numbered(id, Call::AcquireSession(acquire(&format!("s{id}"), "acme"))));
+    work.together(calls.collect()).await;
+    for id in 1..=CALLS {
+        let (answered, Answer::AcquireSession(_)) = work.next().await else {
+            panic!("{id} is refused")
+        };
+        assert_eq!(answered, id);
+    }
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_calls_together_than_allowed_end_the_stream_after_what_was_asked_before() {
+    let running = start(CONFIG).await;
+    let mut work = Work::open(&running).await;
+    work.send(1, Call::AcquireSession(acquire("a", "acme"))).await;
+    let many = (0..101).map(|id| numbered(id, Call::ReleaseSession(release("a"))));
+    work.together(many.collect()).await;
+    let Answer::AcquireSession(_) = work.next().await.1 else { panic!("not granted") };
+    let refused = work.response().await.unwrap_err();
+    assert_eq!(reason(&refused), "INVALID_FIELD");
+    assert!(refused.message().contains("must be at most 100, got 101"), "{refused}");
+    // None of them was done.
+    assert!(running.sessions().await.release_session(release("a")).await.is_ok());
+    running.stop().await;
 }

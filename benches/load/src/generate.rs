@@ -161,6 +161,9 @@ impl Connection {
     }
 
     fn write(&mut self) -> io::Result<()> {
+        if let Talk::Grpc(grpc) = &mut self.talk {
+            grpc.flush(&mut self.output);
+        }
         while !self.output.is_empty() {
             match self.socket.write(&self.output) {
                 Ok(sent) => _ = self.output.drain(..sent),

@@ -86,6 +86,8 @@ pub struct Grpc {
     stream_window: i64,
     server_initial: i64,
     held: VecDeque<(usize, Op, [u8; 20])>,
+    /// Asked, and not put into a message yet.
+    together: Vec<(usize, Op, [u8; 20])>,
     body: Vec<u8>,
     greeted: bool,
     pub failed: Option<String>,
@@ -158,6 +160,27 @@ pub fn frames(
     Ok(at)
 }
 
+fn varint(mut number: u64, out: &mut Vec<u8>) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+/// A varint, and what is behind it.
+fn number(bytes: &[u8]) -> (u64, &[u8]) {
+    let (mut number, mut shift) = (0, 0);
+    for (at, byte) in bytes.iter().enumerate() {
+        number |= u64::from(byte & 0x7f) << shift;
+        shift += 7;
+        if byte & 0x80 == 0 {
+            return (number, &bytes[at + 1..]);
+        }
+    }
+    (number, &[])
+}
+
 const PATHS: [&str; 2] =
     ["/tenantd.v1.SessionService/AcquireSession", "/tenantd.v1.SessionService/ReleaseSession"];
 
@@ -173,6 +196,7 @@ impl Grpc {
             stream_window: 65_535,
             server_initial: 65_535,
             held: VecDeque::new(),
+            together: Vec::new(),
             body: Vec::new(),
             greeted: false,
             failed: None,
@@ -260,30 +284,11 @@ impl Grpc {
             self.held.push_back((slot, op, session));
             return;
         }
-        let template = template.clone();
         if self.messages.hello.is_some() {
-            // field 1, varint: slots from 1 on.
-            let id = slot as u64 + 1;
-            let mut prefix = vec![0x08];
-            let mut rest = id;
-            while rest >= 0x80 {
-                prefix.push(rest as u8 | 0x80);
-                rest >>= 7;
-            }
-            prefix.push(rest as u8);
-            let len = prefix.len() + template.bytes.len();
-            self.data(
-                1,
-                0,
-                out,
-                |out| {
-                    out.extend_from_slice(&prefix);
-                    template.put(&session, out);
-                },
-                len,
-            );
+            self.together.push((slot, op, session));
             return;
         }
+        let template = template.clone();
         let stream = self.next_stream;
         self.next_stream += 2;
         let mut block = Vec::with_capacity(96);
@@ -293,6 +298,27 @@ impl Grpc {
         let len = template.bytes.len();
         self.data(stream, END_STREAM, out, |out| template.put(&session, out), len);
         self.waiting.push(Waiting { stream, slot, data: false });
+    }
+
+    /// What is asked over a `Work` stream, as the shipped clients do: one message with all
+    /// that became ready at once.
+    pub fn flush(&mut self, out: &mut Vec<u8>) {
+        if self.together.is_empty() {
+            return;
+        }
+        let mut message = Vec::with_capacity(self.together.len() * 128);
+        for (slot, op, session) in std::mem::take(&mut self.together) {
+            let template =
+                if op == Op::Acquire { &self.messages.acquire } else { &self.messages.release };
+            // The id first, field 1, varint: slots from 1 on.
+            let mut id = vec![0x08];
+            varint(slot as u64 + 1, &mut id);
+            message.push(0x0a);
+            varint((id.len() + template.bytes.len()) as u64, &mut message);
+            message.extend_from_slice(&id);
+            template.put(&session, &mut message);
+        }
+        self.data(1, 0, out, |out| out.extend_from_slice(&message), message.len());
     }
 
     /// Takes what came; how many bytes of it were whole frames.
@@ -372,21 +398,18 @@ impl Grpc {
             let len = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
             let Some(message) = self.body.get(at + 5..at + 5 + len) else { break };
             at += 5 + len;
-            // What is said of no call has no id.
-            if message.first() != Some(&0x08) {
-                continue;
+            let mut rest = message;
+            while let Some((&0x0a, more)) = rest.split_first() {
+                let (len, more) = number(more);
+                let (answer, more) = more.split_at(len as usize);
+                rest = more;
+                // What is said of no call has no id.
+                let Some((&0x08, answer)) = answer.split_first() else { continue };
+                let (id, answer) = number(answer);
+                // Field 7 is the refusal.
+                let good = answer.first().is_some_and(|tag| tag >> 3 != 7);
+                answers.push(Answer { slot: id as usize - 1, good });
             }
-            let (mut id, mut shift, mut place) = (0_u64, 0, 1);
-            while let Some(byte) = message.get(place) {
-                id |= u64::from(byte & 0x7f) << shift;
-                (shift, place) = (shift + 7, place + 1);
-                if byte & 0x80 == 0 {
-                    break;
-                }
-            }
-            // Field 7 is the refusal.
-            let good = message.get(place).is_some_and(|tag| tag >> 3 != 7);
-            answers.push(Answer { slot: id as usize - 1, good });
         }
         self.body.drain(..at);
     }

@@ -35,14 +35,14 @@ pub fn unary(tenant: &str, worker: &str) -> Messages {
 pub fn stream(tenant: &str, worker: &str) -> Messages {
     let Messages { acquire, release, .. } = unary(tenant, worker);
     // Without an id: the generator puts it before.
-    let call = |call| v1::WorkRequest { call: Some(call), ..Default::default() }.encode_to_vec();
+    let call = |call| v1::WorkCall { call: Some(call), ..Default::default() }.encode_to_vec();
     let acquire = v1::AcquireSessionRequest::decode(acquire.bytes()).expect("is one");
     let release = v1::ReleaseSessionRequest::decode(release.bytes()).expect("is one");
     Messages {
-        acquire: Template::new(call(v1::work_request::Call::AcquireSession(acquire))),
-        release: Template::new(call(v1::work_request::Call::ReleaseSession(release))),
+        acquire: Template::new(call(v1::work_call::Call::AcquireSession(acquire))),
+        release: Template::new(call(v1::work_call::Call::ReleaseSession(release))),
         // Answered with an error of no id, which shows that the stream is open.
-        hello: Some(Vec::new()),
+        hello: Some(v1::WorkRequest { calls: vec![v1::WorkCall::default()] }.encode_to_vec()),
     }
 }
 

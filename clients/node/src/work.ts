@@ -6,16 +6,24 @@ import { NotPermittedError, toTenantdError } from "./errors.js";
 import { StatusSchema } from "./gen/google/rpc/status_pb.js";
 import {
   SessionService,
+  WorkCallSchema,
   WorkRequestSchema,
+  type WorkAnswer,
+  type WorkCall,
   type WorkRequest,
   type WorkResponse,
 } from "./gen/tenantd/v1/session_service_pb.js";
 import type { TenantdRpc } from "./rpc.js";
 
-type Call = Exclude<WorkRequest["call"], { case: undefined }>;
+type Call = Exclude<WorkCall["call"], { case: undefined }>;
 /** Which call. */
 export type Kind = Call["case"];
-type Answer<K extends Kind> = Extract<WorkResponse["answer"], { case: K }>["value"];
+type Answer<K extends Kind> = Extract<WorkAnswer["answer"], { case: K }>["value"];
+
+/** Most calls in one message: as many as the sidecar takes. */
+const TOGETHER = 100;
+/** Characters of metadata beyond which the next one gets a message of its own. */
+const TOGETHER_METADATA = 65_536;
 
 interface Waiting {
   kind: Kind;
@@ -30,6 +38,9 @@ interface Waiting {
 interface Opened {
   call: ClientDuplexStream<WorkRequest, WorkResponse>;
   waiting: Map<bigint, Waiting>;
+  /** Asked, and not written yet. */
+  together: WorkCall[];
+  metadata: number;
   stamp: string;
 }
 
@@ -66,7 +77,8 @@ export class Work {
     if (this.#unsupported || isTraced()) return Promise.resolve(undefined);
     const stamp = this.#stamp();
     if (this.#opened && this.#opened.stamp !== stamp) this.#leave(this.#opened);
-    const { call, waiting } = this.#opened ?? this.#open(stamp);
+    const opened = this.#opened ?? this.#open(stamp);
+    const { waiting } = opened;
     const id = this.#next++;
     return new Promise((resolve, reject) => {
       const timer = setTimeout(() => {
@@ -75,8 +87,25 @@ export class Work {
       }, timeoutMs);
       waiting.set(id, { kind, resolve: resolve as Waiting["resolve"], reject, timer });
       const request = { id, call: { case: kind, value } as Call, timeout: durationFromMs(Math.ceil(timeoutMs)) };
-      call.write(create(WorkRequestSchema, request));
+      this.#write(opened, create(WorkCallSchema, request));
     });
+  }
+
+  /** Together with whatever else is asked before this turn of the event loop ends. */
+  #write(opened: Opened, asked: WorkCall): void {
+    const { call } = asked;
+    const metadata = call.case === "acquireSession" ? call.value.jobMetadata.length + call.value.roomMetadata.length : 0;
+    if (opened.together.length >= TOGETHER || opened.metadata + metadata > TOGETHER_METADATA) this.#flush(opened);
+    opened.metadata += metadata;
+    if (opened.together.push(asked) === 1) process.nextTick(() => this.#flush(opened));
+  }
+
+  #flush(opened: Opened): void {
+    const { together: calls } = opened;
+    if (calls.length === 0) return;
+    opened.together = [];
+    opened.metadata = 0;
+    opened.call.write(create(WorkRequestSchema, { calls }));
   }
 
   /** Ends the stream. */
@@ -89,7 +118,7 @@ export class Work {
   #open(stamp: string): Opened {
     const call = this.#rpc.duplex(SessionService.method.work);
     const waiting = new Map<bigint, Waiting>();
-    const opened = { call, waiting, stamp };
+    const opened: Opened = { call, waiting, together: [], metadata: 0, stamp };
     this.#opened = opened;
     let over = false;
     const end = (error?: ServiceError): void => {
@@ -106,15 +135,16 @@ export class Work {
       }
       waiting.clear();
     };
-    call.on("data", (response: WorkResponse) => {
-      const asked = waiting.get(response.id);
-      if (!asked) return;
-      waiting.delete(response.id);
-      clearTimeout(asked.timer);
-      const { answer } = response;
-      if (answer.case === asked.kind) asked.resolve(answer.value);
-      else if (answer.case === "error") this.#refuse(opened, asked, answer.value);
-      else asked.resolve();
+    call.on("data", ({ answers }: WorkResponse) => {
+      for (const { id, answer } of answers) {
+        const asked = waiting.get(id);
+        if (!asked) continue;
+        waiting.delete(id);
+        clearTimeout(asked.timer);
+        if (answer.case === asked.kind) asked.resolve(answer.value);
+        else if (answer.case === "error") this.#refuse(opened, asked, answer.value);
+        else asked.resolve();
+      }
     });
     call.on("error", end);
     // Not "end", which comes before a bad status too.
@@ -144,6 +174,7 @@ export class Work {
   /** What is under way is still answered. */
   #leave(opened: Opened): void {
     if (this.#opened === opened) this.#opened = undefined;
+    this.#flush(opened);
     opened.call.end();
   }
 }

@@ -1,5 +1,4 @@
 import assert from "node:assert/strict";
-import { EventEmitter } from "node:events";
 import { test } from "node:test";
 import { inspect } from "node:util";
 
@@ -12,7 +11,6 @@ import { StatusSchema } from "../dist/gen/google/rpc/status_pb.js";
 import * as tenantd from "@tenantd/client";
 import { SessionConfigSchema } from "@tenantd/client/proto";
 import { hideCredentials } from "../dist/redact.js";
-import { Work } from "../dist/work.js";
 import { contract } from "./sidecar.mjs";
 
 const { errorClasses, Reason, SidecarUnavailableError, TenantdError, toTenantdError } = tenantd;
@@ -121,15 +119,6 @@ test("a client without a sidecar fails promptly with SidecarUnavailableError", a
   await assert.rejects(drain(client.watch()), SidecarUnavailableError);
   await assert.rejects(drain(client.keepAlive("w")), SidecarUnavailableError);
   client.close();
-});
-
-test("an answer that cannot be read fails its call and not the process", async () => {
-  const call = Object.assign(new EventEmitter(), { write: (request) => (call.asked = request), end() {} });
-  const work = new Work({ address: "unix:/x", duplex: () => call }, () => "");
-  const answer = work.ask("renewSession", {}, 20_000);
-  call.emit("data", { id: call.asked.id, answer: { case: "error", value: new Uint8Array([0x12, 1, 0xff]) } });
-  const error = toTenantdError(await answer.catch((failed) => failed), "unix:/x");
-  assert.ok(error instanceof SidecarUnavailableError);
 });
 
 async function drain(stream) {

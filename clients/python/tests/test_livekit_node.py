@@ -24,13 +24,11 @@ pytestmark = [
 ]
 LOOPS = ["asyncio"]  # The worker has a loop of its own.
 CONFIG = {
-    "lease": {"pending": "3s", "grace": "1s"},
+    # A job process takes a second and more to start, and they start one after the other.
+    "lease": {"pending": "60s", "grace": "1s"},
     "tenants": {"acme": {"cap": 3}, "globex": {}, "broken": {}},
 }
-
-
-# A job process takes a second and more to start, and they start one after the other.
-PATIENT = {**CONFIG, "lease": {"pending": "60s", "grace": "1s"}}
+HASTY = {**CONFIG, "lease": {"pending": "3s", "grace": "1s"}}
 
 
 def stage(config=CONFIG, **kwargs):
@@ -42,7 +40,7 @@ def metadata(tenant, **more):
 
 
 async def test_twelve_jobs_at_once_at_cap_three_give_exactly_three():
-    async with stage(PATIENT) as s:
+    async with stage() as s:
         answers = await asyncio.gather(*(s.livekit.dispatch(metadata("acme")) for _ in range(12)))
         accepted = [answer.job_id for answer in answers if answer.available]
         assert len(accepted) == 3
@@ -90,7 +88,7 @@ async def test_a_provider_that_fails_in_mid_call_is_booked_as_failure_of_its_slo
 
 
 async def test_an_assignment_that_never_comes_frees_the_slot():
-    async with stage() as s:
+    async with stage(HASTY) as s:
         s.livekit.assign = False
         job = (await s.livekit.dispatch(metadata("acme"))).job_id
         assert s.sidecar.live("acme") == 1

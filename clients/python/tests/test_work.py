@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import grpc
 import grpc.aio
@@ -10,7 +11,11 @@ import pytest
 
 import tenantd
 from tenantd.testing import FakeSidecar
-from tenantd.v1.session_service_pb2 import WorkResponse
+from tenantd.v1.session_service_pb2 import (
+    ReleaseSessionResponse,
+    WorkAnswer,
+    WorkResponse,
+)
 from tenantd.v1.session_service_pb2_grpc import (
     SessionServiceServicer,
     add_SessionServiceServicer_to_server,
@@ -109,7 +114,9 @@ async def test_an_answer_that_cannot_be_read_fails_its_call_alone(tmp_path):
         async def Work(self, requests, context):
             opened.append(1)
             async for request in requests:
-                yield WorkResponse(id=request.id, error=b"\xff\xff")
+                yield WorkResponse(
+                    answers=[WorkAnswer(id=call.id, error=b"\xff\xff") for call in request.calls]
+                )
 
     server = grpc.aio.server()
     address = f"unix:{tmp_path}/garbled.sock"
@@ -121,4 +128,69 @@ async def test_an_answer_that_cannot_be_read_fails_its_call_alone(tmp_path):
             with pytest.raises(tenantd.SidecarUnavailable):
                 await td.renew("x")
     assert opened == [1]
+    await server.stop(0)
+
+
+class Counting(SessionServiceServicer):
+    """Answers releases, and keeps how many came together."""
+
+    def __init__(self):
+        self.together = []
+
+    async def Work(self, requests, context):
+        async for request in requests:
+            self.together.append(len(request.calls))
+            answers = [
+                WorkAnswer(id=call.id, release_session=ReleaseSessionResponse(outcome=1))
+                for call in request.calls
+            ]
+            yield WorkResponse(answers=answers)
+
+
+async def test_calls_asked_at_once_go_together_and_never_more_than_the_sidecar_takes(tmp_path):
+    server, counting = grpc.aio.server(), Counting()
+    address = f"unix:{tmp_path}/counting.sock"
+    add_SessionServiceServicer_to_server(counting, server)
+    server.add_insecure_port(address)
+    await server.start()
+    async with tenantd.connect(address) as td:
+        assert await asyncio.gather(*(td.release(f"s{n}") for n in range(250))) == ["success"] * 250
+    assert sum(counting.together) == 250
+    assert max(counting.together) == 100 and len(counting.together) <= 5
+    await server.stop(0)
+
+
+async def test_a_hundred_sessions_with_long_metadata_at_once_are_granted(server, monkeypatch):
+    async with tenantd.connect(server.address) as td:
+        called = counting(td, monkeypatch)
+        ids = [f"long-{n}" for n in range(100)]
+        metadata = [json.dumps({"tenant": i, "notes": "x" * 60_000}) for i in ids]
+        asked = (td.acquire(i, job_metadata=of) for i, of in zip(ids, metadata))
+        grants = await asyncio.gather(*asked)
+        assert [grant.session_id for grant in grants] == ids
+        await asyncio.gather(*(td.release(i) for i in ids))
+        assert called == []
+
+
+async def test_each_call_ends_with_the_deadline_that_it_was_asked_with(tmp_path):
+    class Silent(SessionServiceServicer):
+        async def Work(self, requests, context):
+            async for _ in requests:
+                pass
+            yield
+
+    server = grpc.aio.server()
+    address = f"unix:{tmp_path}/silent.sock"
+    add_SessionServiceServicer_to_server(Silent(), server)
+    server.add_insecure_port(address)
+    await server.start()
+    async with tenantd.connect(address, deadline=30.0) as td:
+        patient = asyncio.create_task(td.renew("patient"))
+        await asyncio.sleep(0)
+        for deadline in (0.2, 0.1):
+            td.deadline = deadline
+            with pytest.raises(tenantd.SidecarUnavailable, match="Deadline Exceeded"):
+                await asyncio.wait_for(td.renew("hasty"), 20)
+        assert not patient.done()
+        patient.cancel()
     await server.stop(0)

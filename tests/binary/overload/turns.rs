@@ -1,8 +1,10 @@
 //! Whoever has many calls at once has them answered in turns with everybody else's.
 
+use prost::Message as _;
 use tenantd::wire::v1::{
-    ReleaseSessionRequest, WatchSessionsRequest, WorkRequest, event::Detail,
-    watch_service_client::WatchServiceClient, watch_sessions_response::Item, work_request::Call,
+    ReleaseSessionRequest, WatchSessionsRequest, WorkCall, WorkRequest, WorkResponse,
+    event::Detail, watch_service_client::WatchServiceClient, watch_sessions_response::Item,
+    work_call::Call,
 };
 
 use super::wire::{
@@ -31,6 +33,12 @@ fn unary(stream: u32, id: &str, tenant: &str) -> Vec<u8> {
     let head = call("/tenantd.v1.SessionService/AcquireSession");
     let body = message(&acquire(id, tenant));
     [frame(HEADERS, END_HEADERS, stream, &head), frame(DATA, END_STREAM, stream, &body)].concat()
+}
+
+/// An acquire over a `Work` stream.
+fn work(id: u64, session: &str) -> WorkCall {
+    let call = Some(Call::AcquireSession(acquire(session, "flood")));
+    WorkCall { id, call, ..Default::default() }
 }
 
 /// All `floods` lie in their sockets when the neighbour's only call comes: how many of
@@ -80,15 +88,24 @@ async fn nor_for_all_that_they_sent_over_work_streams() {
     let flood = |of: usize| {
         let mut all = frame(HEADERS, END_HEADERS, 1, &call("/tenantd.v1.SessionService/Work"));
         for n in 0..EACH {
-            let asked = acquire(&format!("f{of}-{n}"), "flood");
-            let asked = WorkRequest {
-                id: n as u64 + 1,
-                call: Some(Call::AcquireSession(asked)),
-                ..Default::default()
-            };
+            let calls = vec![work(n as u64 + 1, &format!("f{of}-{n}"))];
+            let asked = WorkRequest { calls };
             all.extend(frame(DATA, 0, 1, &message(&asked)));
         }
         all
+    };
+    let floods = (0..FLOODERS).map(|of| (peer(&running), flood(of))).collect();
+    let before = granted_before(&running, floods).await;
+    assert!(before <= FEW, "{before} of {} calls came first", FLOODERS * EACH);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_for_all_that_they_asked_for_together() {
+    let running = Start { config: ONE, ..Start::default() }.run();
+    let flood = |of: usize| {
+        let calls = (0..EACH).map(|n| work(n as u64 + 1, &format!("f{of}-{n}"))).collect();
+        let head = frame(HEADERS, END_HEADERS, 1, &call("/tenantd.v1.SessionService/Work"));
+        [head, frame(DATA, 0, 1, &message(&WorkRequest { calls }))].concat()
     };
     let floods = (0..FLOODERS).map(|of| (peer(&running), flood(of))).collect();
     let before = granted_before(&running, floods).await;
@@ -103,9 +120,7 @@ async fn a_burst_over_one_work_stream_is_answered_whole() {
     let mut agent = peer(&running);
     let mut all = frame(HEADERS, END_HEADERS, 1, &call("/tenantd.v1.SessionService/Work"));
     for n in 0..BURST {
-        let asked = acquire(&format!("b-{n}"), "flood");
-        let call = Some(Call::AcquireSession(asked));
-        let asked = WorkRequest { id: n as u64 + 1, call, ..Default::default() };
+        let asked = WorkRequest { calls: vec![work(n as u64 + 1, &format!("b-{n}"))] };
         all.extend(frame(DATA, 0, 1, &message(&asked)));
     }
     all.extend(frame(DATA, END_STREAM, 1, &[]));
@@ -131,8 +146,8 @@ async fn a_burst_over_one_work_stream_is_answered_whole() {
     let (mut count, mut rest) = (0, &answered[..]);
     while let Some((head, body)) = rest.split_at_checked(5) {
         let length = u32::from_be_bytes(head[1..].try_into().unwrap()) as usize;
+        count += WorkResponse::decode(&body[..length]).unwrap().answers.len();
         rest = &body[length..];
-        count += 1;
     }
     assert_eq!(count, BURST);
 }

@@ -8,6 +8,7 @@ has the key, by inheriting the environment or by setting, can go on with the ses
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import hmac
 import os
@@ -18,10 +19,19 @@ KEY = "TENANTD_LEASE_KEY"
 child processes have it."""
 
 
+REMEMBERED = 1_000
+"""Tokens kept at hand, since each is needed twice at least."""
+
+
 def lease_token(session_id: str) -> str:
     """The lease token of this process, and those that have its key, for a session."""
     key = os.environ.get(KEY)
     if not key:
         key = os.environ[KEY] = secrets.token_hex(32)
+    return _token(key, session_id)
+
+
+@functools.lru_cache(REMEMBERED)
+def _token(key: str, session_id: str) -> str:
     digest = hmac.digest(key.encode(), session_id.encode(), hashlib.sha256)
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()

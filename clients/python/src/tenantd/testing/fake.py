@@ -239,18 +239,22 @@ class _Service(SessionServiceServicer):
             "get_session_config": self.GetSessionConfig,
         }
         async for request in request_iterator:
-            call = request.WhichOneof("call")
-            answer = wire.WorkResponse(id=request.id)
-            caught = _Caught()
-            try:
-                if call is None:
-                    await _abort(caught, Refused("INVALID_FIELD", "call is required", field="call"))
-                else:
-                    said = await methods[call](getattr(request, call), caught)
-                    getattr(answer, call).CopyFrom(said)
-            except _Aborted:
-                answer.error = caught.status
-            yield answer
+            response = wire.WorkResponse()
+            for asked in request.calls:
+                call = asked.WhichOneof("call")
+                answer = response.answers.add(id=asked.id)
+                caught = _Caught()
+                try:
+                    if call is None:
+                        missing = Refused("INVALID_FIELD", "call is required", field="call")
+                        await _abort(caught, missing)
+                    else:
+                        said = await methods[call](getattr(asked, call), caught)
+                        getattr(answer, call).CopyFrom(said)
+                except _Aborted:
+                    answer.error = caught.status
+            if response.answers:
+                yield response
 
     async def PublishEvents(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:
         async for request in request_iterator:

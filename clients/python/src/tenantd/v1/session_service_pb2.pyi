@@ -390,7 +390,31 @@ Global___GetSessionConfigResponse: _TypeAlias = GetSessionConfigResponse  # noqa
 
 @_typing.final
 class WorkRequest(_message.Message):
-    """WorkRequest is one call over a Work stream."""
+    """WorkRequest is what a client asks for together."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkCall]:
+        """At most 100; more end the stream with INVALID_FIELD. None: nothing is asked."""
+
+    def __init__(
+        self,
+        *,
+        calls: _abc.Iterable[Global___WorkCall] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkRequest: _TypeAlias = WorkRequest  # noqa: Y015
+
+@_typing.final
+class WorkCall(_message.Message):
+    """WorkCall is one call over a Work stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -454,11 +478,35 @@ class WorkRequest(_message.Message):
     _WhichOneofArgType_call: _TypeAlias = _typing.Literal["call", b"call"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_call) -> _WhichOneofReturnType_call | None: ...
 
-Global___WorkRequest: _TypeAlias = WorkRequest  # noqa: Y015
+Global___WorkCall: _TypeAlias = WorkCall  # noqa: Y015
 
 @_typing.final
 class WorkResponse(_message.Message):
-    """WorkResponse answers one WorkRequest."""
+    """WorkResponse is what is answered together."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkAnswer]:
+        """In the order in which they became ready; not the order of the calls. Never empty."""
+
+    def __init__(
+        self,
+        *,
+        answers: _abc.Iterable[Global___WorkAnswer] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkResponse: _TypeAlias = WorkResponse  # noqa: Y015
+
+@_typing.final
+class WorkAnswer(_message.Message):
+    """WorkAnswer answers one WorkCall."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -470,7 +518,7 @@ class WorkResponse(_message.Message):
     GET_SESSION_CONFIG_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     id: _builtins.int
-    """Of the request."""
+    """Of the call."""
     error: _builtins.bytes
     """An encoded google.rpc.Status with its details: the bytes that a unary call
     has in grpc-status-details-bin.
@@ -514,7 +562,7 @@ class WorkResponse(_message.Message):
     _WhichOneofArgType_answer: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_answer) -> _WhichOneofReturnType_answer | None: ...
 
-Global___WorkResponse: _TypeAlias = WorkResponse  # noqa: Y015
+Global___WorkAnswer: _TypeAlias = WorkAnswer  # noqa: Y015
 
 @_typing.final
 class KeepAliveRequest(_message.Message):

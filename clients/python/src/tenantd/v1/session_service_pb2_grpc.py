@@ -136,8 +136,9 @@ class SessionServiceServicer(object):
 
     def Work(self, request_iterator, context):
         """The unary calls above over one stream, for a process that makes many: each
-        costs a part of a call of its own, on both sides. The same calls, errors and
-        order of decisions; answers come as they are ready and name their request. A
+        costs a part of a call of its own, on both sides, and those that are asked
+        together even less. The same calls, errors and order of decisions; answers come
+        as they are ready, whatever they were asked together with, and name their call. A
         stream that ends with OK has answered all that it read: ask the rest anew. One
         that breaks says nothing of the calls that were under way. At most
         limits.max_streams calls are under way at once; further ones wait to be read.

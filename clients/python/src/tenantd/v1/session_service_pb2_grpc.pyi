@@ -59,8 +59,9 @@ class SessionServiceStub:
     """
     Work: _grpc.StreamStreamMultiCallable[_session_service_pb2.WorkRequest, _session_service_pb2.WorkResponse]
     """The unary calls above over one stream, for a process that makes many: each
-    costs a part of a call of its own, on both sides. The same calls, errors and
-    order of decisions; answers come as they are ready and name their request. A
+    costs a part of a call of its own, on both sides, and those that are asked
+    together even less. The same calls, errors and order of decisions; answers come
+    as they are ready, whatever they were asked together with, and name their call. A
     stream that ends with OK has answered all that it read: ask the rest anew. One
     that breaks says nothing of the calls that were under way. At most
     limits.max_streams calls are under way at once; further ones wait to be read.
@@ -102,8 +103,9 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """
     Work: _aio.StreamStreamMultiCallable[_session_service_pb2.WorkRequest, _session_service_pb2.WorkResponse]  # type: ignore[assignment]
     """The unary calls above over one stream, for a process that makes many: each
-    costs a part of a call of its own, on both sides. The same calls, errors and
-    order of decisions; answers come as they are ready and name their request. A
+    costs a part of a call of its own, on both sides, and those that are asked
+    together even less. The same calls, errors and order of decisions; answers come
+    as they are ready, whatever they were asked together with, and name their call. A
     stream that ends with OK has answered all that it read: ask the rest anew. One
     that breaks says nothing of the calls that were under way. At most
     limits.max_streams calls are under way at once; further ones wait to be read.
@@ -184,8 +186,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_session_service_pb2.WorkResponse], _abc.AsyncIterator[_session_service_pb2.WorkResponse]]:
         """The unary calls above over one stream, for a process that makes many: each
-        costs a part of a call of its own, on both sides. The same calls, errors and
-        order of decisions; answers come as they are ready and name their request. A
+        costs a part of a call of its own, on both sides, and those that are asked
+        together even less. The same calls, errors and order of decisions; answers come
+        as they are ready, whatever they were asked together with, and name their call. A
         stream that ends with OK has answered all that it read: ask the rest anew. One
         that breaks says nothing of the calls that were under way. At most
         limits.max_streams calls are under way at once; further ones wait to be read.

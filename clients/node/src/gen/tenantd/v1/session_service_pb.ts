@@ -18,7 +18,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tenantd/v1/session_service.proto.
  */
 export const file_tenantd_v1_session_service: GenFile = /*@__PURE__*/
-  fileDesc("CiB0ZW5hbnRkL3YxL3Nlc3Npb25fc2VydmljZS5wcm90bxIKdGVuYW50ZC52MSL5AQoVQWNxdWlyZVNlc3Npb25SZXF1ZXN0EhIKCnNlc3Npb25faWQYASABKAkSFAoMam9iX21ldGFkYXRhGAIgASgJEhUKDXJvb21fbWV0YWRhdGEYAyABKAkSDgoGdGVuYW50GAQgASgJEhIKCmFnZW50X25hbWUYBSABKAkSDgoGd29ya2VyGAYgASgJEiYKA3R0bBgHIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIQCghhY3RpdmF0ZRgIIAEoCBITCgtsZWFzZV90b2tlbhgJIAEoCRIcChRrbm93bl9jb25maWdfdmVyc2lvbhgKIAEoCSKpAQoWQWNxdWlyZVNlc3Npb25SZXNwb25zZRIkCgdzZXNzaW9uGAEgASgLMhMudGVuYW50ZC52MS5TZXNzaW9uEikKBmNvbmZpZxgCIAEoCzIZLnRlbmFudGQudjEuU2Vzc2lvbkNvbmZpZxIPCgdjcmVhdGVkGAMgASgIEhMKC2xlYXNlX3Rva2VuGAQgASgJEhgKEGNvbmZpZ191bmNoYW5nZWQYBSABKAgidgoTUmVuZXdTZXNzaW9uUmVxdWVzdBISCgpzZXNzaW9uX2lkGAEgASgJEg4KBndvcmtlchgCIAEoCRImCgN0dGwYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SEwoLbGVhc2VfdG9rZW4YBCABKAkiPAoUUmVuZXdTZXNzaW9uUmVzcG9uc2USJAoHc2Vzc2lvbhgBIAEoCzITLnRlbmFudGQudjEuU2Vzc2lvbiKMAQoVUmVsZWFzZVNlc3Npb25SZXF1ZXN0EhIKCnNlc3Npb25faWQYASABKAkSJAoHb3V0Y29tZRgCIAEoDjITLnRlbmFudGQudjEuT3V0Y29tZRIkCgdmYWlsdXJlGAMgASgLMhMudGVuYW50ZC52MS5GYWlsdXJlEhMKC2xlYXNlX3Rva2VuGAQgASgJIj4KFlJlbGVhc2VTZXNzaW9uUmVzcG9uc2USJAoHb3V0Y29tZRgBIAEoDjITLnRlbmFudGQudjEuT3V0Y29tZSJ6ChRSZXBvcnRGYWlsdXJlUmVxdWVzdBISCgpzZXNzaW9uX2lkGAEgASgJEiQKB2ZhaWx1cmUYAiABKAsyEy50ZW5hbnRkLnYxLkZhaWx1cmUSEwoLZW5kX3Nlc3Npb24YAyABKAgSEwoLbGVhc2VfdG9rZW4YBCABKAkiTgoVUmVwb3J0RmFpbHVyZVJlc3BvbnNlEiQKB3Nlc3Npb24YASABKAsyEy50ZW5hbnRkLnYxLlNlc3Npb24SDwoHY291bnRlZBgCIAEoCCJCChdHZXRTZXNzaW9uQ29uZmlnUmVxdWVzdBISCgpzZXNzaW9uX2lkGAEgASgJEhMKC2xlYXNlX3Rva2VuGAIgASgJIkUKGEdldFNlc3Npb25Db25maWdSZXNwb25zZRIpCgZjb25maWcYASABKAsyGS50ZW5hbnRkLnYxLlNlc3Npb25Db25maWcilwMKC1dvcmtSZXF1ZXN0EgoKAmlkGAEgASgEEjwKD2FjcXVpcmVfc2Vzc2lvbhgCIAEoCzIhLnRlbmFudGQudjEuQWNxdWlyZVNlc3Npb25SZXF1ZXN0SAASOAoNcmVuZXdfc2Vzc2lvbhgDIAEoCzIfLnRlbmFudGQudjEuUmVuZXdTZXNzaW9uUmVxdWVzdEgAEjwKD3JlbGVhc2Vfc2Vzc2lvbhgEIAEoCzIhLnRlbmFudGQudjEuUmVsZWFzZVNlc3Npb25SZXF1ZXN0SAASOgoOcmVwb3J0X2ZhaWx1cmUYBSABKAsyIC50ZW5hbnRkLnYxLlJlcG9ydEZhaWx1cmVSZXF1ZXN0SAASQQoSZ2V0X3Nlc3Npb25fY29uZmlnGAYgASgLMiMudGVuYW50ZC52MS5HZXRTZXNzaW9uQ29uZmlnUmVxdWVzdEgAEioKB3RpbWVvdXQYByABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SEwoLdHJhY2VwYXJlbnQYCCABKAlCBgoEY2FsbCLvAgoMV29ya1Jlc3BvbnNlEgoKAmlkGAEgASgEEj0KD2FjcXVpcmVfc2Vzc2lvbhgCIAEoCzIiLnRlbmFudGQudjEuQWNxdWlyZVNlc3Npb25SZXNwb25zZUgAEjkKDXJlbmV3X3Nlc3Npb24YAyABKAsyIC50ZW5hbnRkLnYxLlJlbmV3U2Vzc2lvblJlc3BvbnNlSAASPQoPcmVsZWFzZV9zZXNzaW9uGAQgASgLMiIudGVuYW50ZC52MS5SZWxlYXNlU2Vzc2lvblJlc3BvbnNlSAASOwoOcmVwb3J0X2ZhaWx1cmUYBSABKAsyIS50ZW5hbnRkLnYxLlJlcG9ydEZhaWx1cmVSZXNwb25zZUgAEkIKEmdldF9zZXNzaW9uX2NvbmZpZxgGIAEoCzIkLnRlbmFudGQudjEuR2V0U2Vzc2lvbkNvbmZpZ1Jlc3BvbnNlSAASDwoFZXJyb3IYByABKAxIAEIICgZhbnN3ZXIinwIKEEtlZXBBbGl2ZVJlcXVlc3QSDgoGd29ya2VyGAEgASgJEhoKEmF0dGFjaF9zZXNzaW9uX2lkcxgCIAMoCRIvCgxsb29wX2Jsb2NrZWQYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SHwoXbG9vcF9ibG9ja2VkX3Nlc3Npb25faWQYBCABKAkSFAoMbWVtb3J5X2J5dGVzGAUgASgEEkMKDGxlYXNlX3Rva2VucxgGIAMoCzItLnRlbmFudGQudjEuS2VlcEFsaXZlUmVxdWVzdC5MZWFzZVRva2Vuc0VudHJ5GjIKEExlYXNlVG9rZW5zRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASLFAgoRS2VlcEFsaXZlUmVzcG9uc2USMQoIYXR0YWNoZWQYASABKAsyHS50ZW5hbnRkLnYxLktlZXBBbGl2ZUF0dGFjaGVkSAASLQoHcmV2b2tlZBgCIAEoCzIaLnRlbmFudGQudjEuU2Vzc2lvblJldm9rZWRIABIoCghkcmFpbmluZxgDIAEoCzIULnRlbmFudGQudjEuRHJhaW5pbmdIABI5Cg5jb25maWdfY2hhbmdlZBgEIAEoCzIfLnRlbmFudGQudjEuVGVuYW50Q29uZmlnQ2hhbmdlZEgAEjAKCXN1c3BlbmRlZBgFIAEoCzIbLnRlbmFudGQudjEuVGVuYW50U3VzcGVuZGVkSAASLAoHcmVzdW1lZBgGIAEoCzIZLnRlbmFudGQudjEuVGVuYW50UmVzdW1lZEgAQgkKB21lc3NhZ2UiZgoRS2VlcEFsaXZlQXR0YWNoZWQSJQoIc2Vzc2lvbnMYASADKAsyEy50ZW5hbnRkLnYxLlNlc3Npb24SKgoHcmVmdXNlZBgCIAMoCzIZLnRlbmFudGQudjEuQXR0YWNoUmVmdXNhbCJZCg1BdHRhY2hSZWZ1c2FsEhIKCnNlc3Npb25faWQYASABKAkSDgoGcmVhc29uGAIgASgJEiQKB291dGNvbWUYAyABKA4yEy50ZW5hbnRkLnYxLk91dGNvbWUiZwoOU2Vzc2lvblJldm9rZWQSEgoKc2Vzc2lvbl9pZBgBIAEoCRIOCgZ0ZW5hbnQYAiABKAkSIwoFY2F1c2UYAyABKA4yFC50ZW5hbnRkLnYxLkVuZENhdXNlEgwKBG5vdGUYBCABKAkiNwoIRHJhaW5pbmcSKwoIZGVhZGxpbmUYASABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iSwoTVGVuYW50Q29uZmlnQ2hhbmdlZBIOCgZ0ZW5hbnQYASABKAkSDwoHdmVyc2lvbhgCIAEoCRITCgtzZXNzaW9uX2lkcxgDIAMoCSJECg9UZW5hbnRTdXNwZW5kZWQSDgoGdGVuYW50GAEgASgJEhMKC3Nlc3Npb25faWRzGAIgAygJEgwKBG5vdGUYAyABKAkiQgoNVGVuYW50UmVzdW1lZBIOCgZ0ZW5hbnQYASABKAkSEwoLc2Vzc2lvbl9pZHMYAiADKAkSDAoEbm90ZRgDIAEoCSJCChRQdWJsaXNoRXZlbnRzUmVxdWVzdBIqCgZldmVudHMYASADKAsyGi50ZW5hbnRkLnYxLlB1Ymxpc2hlZEV2ZW50ImAKDlB1Ymxpc2hlZEV2ZW50EhIKCnNlc3Npb25faWQYASABKAkSJQoFZXZlbnQYAiABKAsyFi50ZW5hbnRkLnYxLkFnZW50RXZlbnQSEwoLbGVhc2VfdG9rZW4YAyABKAkiVAoVUHVibGlzaEV2ZW50c1Jlc3BvbnNlEhAKCGFjY2VwdGVkGAEgASgNEikKB3JlZnVzZWQYAiADKAsyGC50ZW5hbnRkLnYxLkV2ZW50UmVmdXNhbCI+CgxFdmVudFJlZnVzYWwSDQoFaW5kZXgYASABKA0SDgoGcmVhc29uGAIgASgJEg8KB21lc3NhZ2UYAyABKAkysQUKDlNlc3Npb25TZXJ2aWNlElcKDkFjcXVpcmVTZXNzaW9uEiEudGVuYW50ZC52MS5BY3F1aXJlU2Vzc2lvblJlcXVlc3QaIi50ZW5hbnRkLnYxLkFjcXVpcmVTZXNzaW9uUmVzcG9uc2USUQoMUmVuZXdTZXNzaW9uEh8udGVuYW50ZC52MS5SZW5ld1Nlc3Npb25SZXF1ZXN0GiAudGVuYW50ZC52MS5SZW5ld1Nlc3Npb25SZXNwb25zZRJXCg5SZWxlYXNlU2Vzc2lvbhIhLnRlbmFudGQudjEuUmVsZWFzZVNlc3Npb25SZXF1ZXN0GiIudGVuYW50ZC52MS5SZWxlYXNlU2Vzc2lvblJlc3BvbnNlElQKDVJlcG9ydEZhaWx1cmUSIC50ZW5hbnRkLnYxLlJlcG9ydEZhaWx1cmVSZXF1ZXN0GiEudGVuYW50ZC52MS5SZXBvcnRGYWlsdXJlUmVzcG9uc2USXQoQR2V0U2Vzc2lvbkNvbmZpZxIjLnRlbmFudGQudjEuR2V0U2Vzc2lvbkNvbmZpZ1JlcXVlc3QaJC50ZW5hbnRkLnYxLkdldFNlc3Npb25Db25maWdSZXNwb25zZRJMCglLZWVwQWxpdmUSHC50ZW5hbnRkLnYxLktlZXBBbGl2ZVJlcXVlc3QaHS50ZW5hbnRkLnYxLktlZXBBbGl2ZVJlc3BvbnNlKAEwARI9CgRXb3JrEhcudGVuYW50ZC52MS5Xb3JrUmVxdWVzdBoYLnRlbmFudGQudjEuV29ya1Jlc3BvbnNlKAEwARJYCg1QdWJsaXNoRXZlbnRzEiAudGVuYW50ZC52MS5QdWJsaXNoRXZlbnRzUmVxdWVzdBohLnRlbmFudGQudjEuUHVibGlzaEV2ZW50c1Jlc3BvbnNlKAEwAWIGcHJvdG8z", [file_google_protobuf_duration, file_tenantd_v1_event, file_tenantd_v1_provider, file_tenantd_v1_session]);
+  fileDesc("CiB0ZW5hbnRkL3YxL3Nlc3Npb25fc2VydmljZS5wcm90bxIKdGVuYW50ZC52MSL5AQoVQWNxdWlyZVNlc3Npb25SZXF1ZXN0EhIKCnNlc3Npb25faWQYASABKAkSFAoMam9iX21ldGFkYXRhGAIgASgJEhUKDXJvb21fbWV0YWRhdGEYAyABKAkSDgoGdGVuYW50GAQgASgJEhIKCmFnZW50X25hbWUYBSABKAkSDgoGd29ya2VyGAYgASgJEiYKA3R0bBgHIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIQCghhY3RpdmF0ZRgIIAEoCBITCgtsZWFzZV90b2tlbhgJIAEoCRIcChRrbm93bl9jb25maWdfdmVyc2lvbhgKIAEoCSKpAQoWQWNxdWlyZVNlc3Npb25SZXNwb25zZRIkCgdzZXNzaW9uGAEgASgLMhMudGVuYW50ZC52MS5TZXNzaW9uEikKBmNvbmZpZxgCIAEoCzIZLnRlbmFudGQudjEuU2Vzc2lvbkNvbmZpZxIPCgdjcmVhdGVkGAMgASgIEhMKC2xlYXNlX3Rva2VuGAQgASgJEhgKEGNvbmZpZ191bmNoYW5nZWQYBSABKAgidgoTUmVuZXdTZXNzaW9uUmVxdWVzdBISCgpzZXNzaW9uX2lkGAEgASgJEg4KBndvcmtlchgCIAEoCRImCgN0dGwYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SEwoLbGVhc2VfdG9rZW4YBCABKAkiPAoUUmVuZXdTZXNzaW9uUmVzcG9uc2USJAoHc2Vzc2lvbhgBIAEoCzITLnRlbmFudGQudjEuU2Vzc2lvbiKMAQoVUmVsZWFzZVNlc3Npb25SZXF1ZXN0EhIKCnNlc3Npb25faWQYASABKAkSJAoHb3V0Y29tZRgCIAEoDjITLnRlbmFudGQudjEuT3V0Y29tZRIkCgdmYWlsdXJlGAMgASgLMhMudGVuYW50ZC52MS5GYWlsdXJlEhMKC2xlYXNlX3Rva2VuGAQgASgJIj4KFlJlbGVhc2VTZXNzaW9uUmVzcG9uc2USJAoHb3V0Y29tZRgBIAEoDjITLnRlbmFudGQudjEuT3V0Y29tZSJ6ChRSZXBvcnRGYWlsdXJlUmVxdWVzdBISCgpzZXNzaW9uX2lkGAEgASgJEiQKB2ZhaWx1cmUYAiABKAsyEy50ZW5hbnRkLnYxLkZhaWx1cmUSEwoLZW5kX3Nlc3Npb24YAyABKAgSEwoLbGVhc2VfdG9rZW4YBCABKAkiTgoVUmVwb3J0RmFpbHVyZVJlc3BvbnNlEiQKB3Nlc3Npb24YASABKAsyEy50ZW5hbnRkLnYxLlNlc3Npb24SDwoHY291bnRlZBgCIAEoCCJCChdHZXRTZXNzaW9uQ29uZmlnUmVxdWVzdBISCgpzZXNzaW9uX2lkGAEgASgJEhMKC2xlYXNlX3Rva2VuGAIgASgJIkUKGEdldFNlc3Npb25Db25maWdSZXNwb25zZRIpCgZjb25maWcYASABKAsyGS50ZW5hbnRkLnYxLlNlc3Npb25Db25maWciMgoLV29ya1JlcXVlc3QSIwoFY2FsbHMYASADKAsyFC50ZW5hbnRkLnYxLldvcmtDYWxsIpQDCghXb3JrQ2FsbBIKCgJpZBgBIAEoBBI8Cg9hY3F1aXJlX3Nlc3Npb24YAiABKAsyIS50ZW5hbnRkLnYxLkFjcXVpcmVTZXNzaW9uUmVxdWVzdEgAEjgKDXJlbmV3X3Nlc3Npb24YAyABKAsyHy50ZW5hbnRkLnYxLlJlbmV3U2Vzc2lvblJlcXVlc3RIABI8Cg9yZWxlYXNlX3Nlc3Npb24YBCABKAsyIS50ZW5hbnRkLnYxLlJlbGVhc2VTZXNzaW9uUmVxdWVzdEgAEjoKDnJlcG9ydF9mYWlsdXJlGAUgASgLMiAudGVuYW50ZC52MS5SZXBvcnRGYWlsdXJlUmVxdWVzdEgAEkEKEmdldF9zZXNzaW9uX2NvbmZpZxgGIAEoCzIjLnRlbmFudGQudjEuR2V0U2Vzc2lvbkNvbmZpZ1JlcXVlc3RIABIqCgd0aW1lb3V0GAcgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhMKC3RyYWNlcGFyZW50GAggASgJQgYKBGNhbGwiNwoMV29ya1Jlc3BvbnNlEicKB2Fuc3dlcnMYASADKAsyFi50ZW5hbnRkLnYxLldvcmtBbnN3ZXIi7QIKCldvcmtBbnN3ZXISCgoCaWQYASABKAQSPQoPYWNxdWlyZV9zZXNzaW9uGAIgASgLMiIudGVuYW50ZC52MS5BY3F1aXJlU2Vzc2lvblJlc3BvbnNlSAASOQoNcmVuZXdfc2Vzc2lvbhgDIAEoCzIgLnRlbmFudGQudjEuUmVuZXdTZXNzaW9uUmVzcG9uc2VIABI9Cg9yZWxlYXNlX3Nlc3Npb24YBCABKAsyIi50ZW5hbnRkLnYxLlJlbGVhc2VTZXNzaW9uUmVzcG9uc2VIABI7Cg5yZXBvcnRfZmFpbHVyZRgFIAEoCzIhLnRlbmFudGQudjEuUmVwb3J0RmFpbHVyZVJlc3BvbnNlSAASQgoSZ2V0X3Nlc3Npb25fY29uZmlnGAYgASgLMiQudGVuYW50ZC52MS5HZXRTZXNzaW9uQ29uZmlnUmVzcG9uc2VIABIPCgVlcnJvchgHIAEoDEgAQggKBmFuc3dlciKfAgoQS2VlcEFsaXZlUmVxdWVzdBIOCgZ3b3JrZXIYASABKAkSGgoSYXR0YWNoX3Nlc3Npb25faWRzGAIgAygJEi8KDGxvb3BfYmxvY2tlZBgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIfChdsb29wX2Jsb2NrZWRfc2Vzc2lvbl9pZBgEIAEoCRIUCgxtZW1vcnlfYnl0ZXMYBSABKAQSQwoMbGVhc2VfdG9rZW5zGAYgAygLMi0udGVuYW50ZC52MS5LZWVwQWxpdmVSZXF1ZXN0LkxlYXNlVG9rZW5zRW50cnkaMgoQTGVhc2VUb2tlbnNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIsUCChFLZWVwQWxpdmVSZXNwb25zZRIxCghhdHRhY2hlZBgBIAEoCzIdLnRlbmFudGQudjEuS2VlcEFsaXZlQXR0YWNoZWRIABItCgdyZXZva2VkGAIgASgLMhoudGVuYW50ZC52MS5TZXNzaW9uUmV2b2tlZEgAEigKCGRyYWluaW5nGAMgASgLMhQudGVuYW50ZC52MS5EcmFpbmluZ0gAEjkKDmNvbmZpZ19jaGFuZ2VkGAQgASgLMh8udGVuYW50ZC52MS5UZW5hbnRDb25maWdDaGFuZ2VkSAASMAoJc3VzcGVuZGVkGAUgASgLMhsudGVuYW50ZC52MS5UZW5hbnRTdXNwZW5kZWRIABIsCgdyZXN1bWVkGAYgASgLMhkudGVuYW50ZC52MS5UZW5hbnRSZXN1bWVkSABCCQoHbWVzc2FnZSJmChFLZWVwQWxpdmVBdHRhY2hlZBIlCghzZXNzaW9ucxgBIAMoCzITLnRlbmFudGQudjEuU2Vzc2lvbhIqCgdyZWZ1c2VkGAIgAygLMhkudGVuYW50ZC52MS5BdHRhY2hSZWZ1c2FsIlkKDUF0dGFjaFJlZnVzYWwSEgoKc2Vzc2lvbl9pZBgBIAEoCRIOCgZyZWFzb24YAiABKAkSJAoHb3V0Y29tZRgDIAEoDjITLnRlbmFudGQudjEuT3V0Y29tZSJnCg5TZXNzaW9uUmV2b2tlZBISCgpzZXNzaW9uX2lkGAEgASgJEg4KBnRlbmFudBgCIAEoCRIjCgVjYXVzZRgDIAEoDjIULnRlbmFudGQudjEuRW5kQ2F1c2USDAoEbm90ZRgEIAEoCSI3CghEcmFpbmluZxIrCghkZWFkbGluZRgBIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiJLChNUZW5hbnRDb25maWdDaGFuZ2VkEg4KBnRlbmFudBgBIAEoCRIPCgd2ZXJzaW9uGAIgASgJEhMKC3Nlc3Npb25faWRzGAMgAygJIkQKD1RlbmFudFN1c3BlbmRlZBIOCgZ0ZW5hbnQYASABKAkSEwoLc2Vzc2lvbl9pZHMYAiADKAkSDAoEbm90ZRgDIAEoCSJCCg1UZW5hbnRSZXN1bWVkEg4KBnRlbmFudBgBIAEoCRITCgtzZXNzaW9uX2lkcxgCIAMoCRIMCgRub3RlGAMgASgJIkIKFFB1Ymxpc2hFdmVudHNSZXF1ZXN0EioKBmV2ZW50cxgBIAMoCzIaLnRlbmFudGQudjEuUHVibGlzaGVkRXZlbnQiYAoOUHVibGlzaGVkRXZlbnQSEgoKc2Vzc2lvbl9pZBgBIAEoCRIlCgVldmVudBgCIAEoCzIWLnRlbmFudGQudjEuQWdlbnRFdmVudBITCgtsZWFzZV90b2tlbhgDIAEoCSJUChVQdWJsaXNoRXZlbnRzUmVzcG9uc2USEAoIYWNjZXB0ZWQYASABKA0SKQoHcmVmdXNlZBgCIAMoCzIYLnRlbmFudGQudjEuRXZlbnRSZWZ1c2FsIj4KDEV2ZW50UmVmdXNhbBINCgVpbmRleBgBIAEoDRIOCgZyZWFzb24YAiABKAkSDwoHbWVzc2FnZRgDIAEoCTKxBQoOU2Vzc2lvblNlcnZpY2USVwoOQWNxdWlyZVNlc3Npb24SIS50ZW5hbnRkLnYxLkFjcXVpcmVTZXNzaW9uUmVxdWVzdBoiLnRlbmFudGQudjEuQWNxdWlyZVNlc3Npb25SZXNwb25zZRJRCgxSZW5ld1Nlc3Npb24SHy50ZW5hbnRkLnYxLlJlbmV3U2Vzc2lvblJlcXVlc3QaIC50ZW5hbnRkLnYxLlJlbmV3U2Vzc2lvblJlc3BvbnNlElcKDlJlbGVhc2VTZXNzaW9uEiEudGVuYW50ZC52MS5SZWxlYXNlU2Vzc2lvblJlcXVlc3QaIi50ZW5hbnRkLnYxLlJlbGVhc2VTZXNzaW9uUmVzcG9uc2USVAoNUmVwb3J0RmFpbHVyZRIgLnRlbmFudGQudjEuUmVwb3J0RmFpbHVyZVJlcXVlc3QaIS50ZW5hbnRkLnYxLlJlcG9ydEZhaWx1cmVSZXNwb25zZRJdChBHZXRTZXNzaW9uQ29uZmlnEiMudGVuYW50ZC52MS5HZXRTZXNzaW9uQ29uZmlnUmVxdWVzdBokLnRlbmFudGQudjEuR2V0U2Vzc2lvbkNvbmZpZ1Jlc3BvbnNlEkwKCUtlZXBBbGl2ZRIcLnRlbmFudGQudjEuS2VlcEFsaXZlUmVxdWVzdBodLnRlbmFudGQudjEuS2VlcEFsaXZlUmVzcG9uc2UoATABEj0KBFdvcmsSFy50ZW5hbnRkLnYxLldvcmtSZXF1ZXN0GhgudGVuYW50ZC52MS5Xb3JrUmVzcG9uc2UoATABElgKDVB1Ymxpc2hFdmVudHMSIC50ZW5hbnRkLnYxLlB1Ymxpc2hFdmVudHNSZXF1ZXN0GiEudGVuYW50ZC52MS5QdWJsaXNoRXZlbnRzUmVzcG9uc2UoATABYgZwcm90bzM", [file_google_protobuf_duration, file_tenantd_v1_event, file_tenantd_v1_provider, file_tenantd_v1_session]);
 
 /**
  * AcquireSessionRequest asks for a slot.
@@ -419,11 +419,32 @@ export const GetSessionConfigResponseSchema: GenMessage<GetSessionConfigResponse
   messageDesc(file_tenantd_v1_session_service, 9);
 
 /**
- * WorkRequest is one call over a Work stream.
+ * WorkRequest is what a client asks for together.
  *
  * @generated from message tenantd.v1.WorkRequest
  */
 export type WorkRequest = Message<"tenantd.v1.WorkRequest"> & {
+  /**
+   * At most 100; more end the stream with INVALID_FIELD. None: nothing is asked.
+   *
+   * @generated from field: repeated tenantd.v1.WorkCall calls = 1;
+   */
+  calls: WorkCall[];
+};
+
+/**
+ * Describes the message tenantd.v1.WorkRequest.
+ * Use `create(WorkRequestSchema)` to create a new message.
+ */
+export const WorkRequestSchema: GenMessage<WorkRequest> = /*@__PURE__*/
+  messageDesc(file_tenantd_v1_session_service, 10);
+
+/**
+ * WorkCall is one call over a Work stream.
+ *
+ * @generated from message tenantd.v1.WorkCall
+ */
+export type WorkCall = Message<"tenantd.v1.WorkCall"> & {
   /**
    * Chosen by the client; its answer has the same. Unique among the calls that
    * are under way.
@@ -435,7 +456,7 @@ export type WorkRequest = Message<"tenantd.v1.WorkRequest"> & {
   /**
    * Which call. None: INVALID_FIELD.
    *
-   * @generated from oneof tenantd.v1.WorkRequest.call
+   * @generated from oneof tenantd.v1.WorkCall.call
    */
   call: {
     /**
@@ -496,20 +517,41 @@ export type WorkRequest = Message<"tenantd.v1.WorkRequest"> & {
 };
 
 /**
- * Describes the message tenantd.v1.WorkRequest.
- * Use `create(WorkRequestSchema)` to create a new message.
+ * Describes the message tenantd.v1.WorkCall.
+ * Use `create(WorkCallSchema)` to create a new message.
  */
-export const WorkRequestSchema: GenMessage<WorkRequest> = /*@__PURE__*/
-  messageDesc(file_tenantd_v1_session_service, 10);
+export const WorkCallSchema: GenMessage<WorkCall> = /*@__PURE__*/
+  messageDesc(file_tenantd_v1_session_service, 11);
 
 /**
- * WorkResponse answers one WorkRequest.
+ * WorkResponse is what is answered together.
  *
  * @generated from message tenantd.v1.WorkResponse
  */
 export type WorkResponse = Message<"tenantd.v1.WorkResponse"> & {
   /**
-   * Of the request.
+   * In the order in which they became ready; not the order of the calls. Never empty.
+   *
+   * @generated from field: repeated tenantd.v1.WorkAnswer answers = 1;
+   */
+  answers: WorkAnswer[];
+};
+
+/**
+ * Describes the message tenantd.v1.WorkResponse.
+ * Use `create(WorkResponseSchema)` to create a new message.
+ */
+export const WorkResponseSchema: GenMessage<WorkResponse> = /*@__PURE__*/
+  messageDesc(file_tenantd_v1_session_service, 12);
+
+/**
+ * WorkAnswer answers one WorkCall.
+ *
+ * @generated from message tenantd.v1.WorkAnswer
+ */
+export type WorkAnswer = Message<"tenantd.v1.WorkAnswer"> & {
+  /**
+   * Of the call.
    *
    * @generated from field: uint64 id = 1;
    */
@@ -518,7 +560,7 @@ export type WorkResponse = Message<"tenantd.v1.WorkResponse"> & {
   /**
    * The answer of the call, or why there is none.
    *
-   * @generated from oneof tenantd.v1.WorkResponse.answer
+   * @generated from oneof tenantd.v1.WorkAnswer.answer
    */
   answer: {
     /**
@@ -573,11 +615,11 @@ export type WorkResponse = Message<"tenantd.v1.WorkResponse"> & {
 };
 
 /**
- * Describes the message tenantd.v1.WorkResponse.
- * Use `create(WorkResponseSchema)` to create a new message.
+ * Describes the message tenantd.v1.WorkAnswer.
+ * Use `create(WorkAnswerSchema)` to create a new message.
  */
-export const WorkResponseSchema: GenMessage<WorkResponse> = /*@__PURE__*/
-  messageDesc(file_tenantd_v1_session_service, 11);
+export const WorkAnswerSchema: GenMessage<WorkAnswer> = /*@__PURE__*/
+  messageDesc(file_tenantd_v1_session_service, 13);
 
 /**
  * KeepAliveRequest is a message of an agent process. The first must name the
@@ -638,7 +680,7 @@ export type KeepAliveRequest = Message<"tenantd.v1.KeepAliveRequest"> & {
  * Use `create(KeepAliveRequestSchema)` to create a new message.
  */
 export const KeepAliveRequestSchema: GenMessage<KeepAliveRequest> = /*@__PURE__*/
-  messageDesc(file_tenantd_v1_session_service, 12);
+  messageDesc(file_tenantd_v1_session_service, 14);
 
 /**
  * KeepAliveResponse is a message to an agent process.
@@ -708,7 +750,7 @@ export type KeepAliveResponse = Message<"tenantd.v1.KeepAliveResponse"> & {
  * Use `create(KeepAliveResponseSchema)` to create a new message.
  */
 export const KeepAliveResponseSchema: GenMessage<KeepAliveResponse> = /*@__PURE__*/
-  messageDesc(file_tenantd_v1_session_service, 13);
+  messageDesc(file_tenantd_v1_session_service, 15);
 
 /**
  * KeepAliveAttached answers an attach.
@@ -736,7 +778,7 @@ export type KeepAliveAttached = Message<"tenantd.v1.KeepAliveAttached"> & {
  * Use `create(KeepAliveAttachedSchema)` to create a new message.
  */
 export const KeepAliveAttachedSchema: GenMessage<KeepAliveAttached> = /*@__PURE__*/
-  messageDesc(file_tenantd_v1_session_service, 14);
+  messageDesc(file_tenantd_v1_session_service, 16);
 
 /**
  * AttachRefusal says why a session could not be attached.
@@ -771,7 +813,7 @@ export type AttachRefusal = Message<"tenantd.v1.AttachRefusal"> & {
  * Use `create(AttachRefusalSchema)` to create a new message.
  */
 export const AttachRefusalSchema: GenMessage<AttachRefusal> = /*@__PURE__*/
-  messageDesc(file_tenantd_v1_session_service, 15);
+  messageDesc(file_tenantd_v1_session_service, 17);
 
 /**
  * SessionRevoked tells a process to stop a session.
@@ -813,7 +855,7 @@ export type SessionRevoked = Message<"tenantd.v1.SessionRevoked"> & {
  * Use `create(SessionRevokedSchema)` to create a new message.
  */
 export const SessionRevokedSchema: GenMessage<SessionRevoked> = /*@__PURE__*/
-  messageDesc(file_tenantd_v1_session_service, 16);
+  messageDesc(file_tenantd_v1_session_service, 18);
 
 /**
  * Draining tells a process that the sidecar is about to stop.
@@ -834,7 +876,7 @@ export type Draining = Message<"tenantd.v1.Draining"> & {
  * Use `create(DrainingSchema)` to create a new message.
  */
 export const DrainingSchema: GenMessage<Draining> = /*@__PURE__*/
-  messageDesc(file_tenantd_v1_session_service, 17);
+  messageDesc(file_tenantd_v1_session_service, 19);
 
 /**
  * TenantConfigChanged tells a process that live sessions may refresh.
@@ -870,7 +912,7 @@ export type TenantConfigChanged = Message<"tenantd.v1.TenantConfigChanged"> & {
  * Use `create(TenantConfigChangedSchema)` to create a new message.
  */
 export const TenantConfigChangedSchema: GenMessage<TenantConfigChanged> = /*@__PURE__*/
-  messageDesc(file_tenantd_v1_session_service, 18);
+  messageDesc(file_tenantd_v1_session_service, 20);
 
 /**
  * TenantSuspended tells a process that a tenant takes no new sessions.
@@ -905,7 +947,7 @@ export type TenantSuspended = Message<"tenantd.v1.TenantSuspended"> & {
  * Use `create(TenantSuspendedSchema)` to create a new message.
  */
 export const TenantSuspendedSchema: GenMessage<TenantSuspended> = /*@__PURE__*/
-  messageDesc(file_tenantd_v1_session_service, 19);
+  messageDesc(file_tenantd_v1_session_service, 21);
 
 /**
  * TenantResumed tells a process that a suspension ended.
@@ -940,7 +982,7 @@ export type TenantResumed = Message<"tenantd.v1.TenantResumed"> & {
  * Use `create(TenantResumedSchema)` to create a new message.
  */
 export const TenantResumedSchema: GenMessage<TenantResumed> = /*@__PURE__*/
-  messageDesc(file_tenantd_v1_session_service, 20);
+  messageDesc(file_tenantd_v1_session_service, 22);
 
 /**
  * PublishEventsRequest carries events of live sessions.
@@ -961,7 +1003,7 @@ export type PublishEventsRequest = Message<"tenantd.v1.PublishEventsRequest"> & 
  * Use `create(PublishEventsRequestSchema)` to create a new message.
  */
 export const PublishEventsRequestSchema: GenMessage<PublishEventsRequest> = /*@__PURE__*/
-  messageDesc(file_tenantd_v1_session_service, 21);
+  messageDesc(file_tenantd_v1_session_service, 23);
 
 /**
  * PublishedEvent is one event of one live session.
@@ -996,7 +1038,7 @@ export type PublishedEvent = Message<"tenantd.v1.PublishedEvent"> & {
  * Use `create(PublishedEventSchema)` to create a new message.
  */
 export const PublishedEventSchema: GenMessage<PublishedEvent> = /*@__PURE__*/
-  messageDesc(file_tenantd_v1_session_service, 22);
+  messageDesc(file_tenantd_v1_session_service, 24);
 
 /**
  * PublishEventsResponse answers one PublishEventsRequest.
@@ -1024,7 +1066,7 @@ export type PublishEventsResponse = Message<"tenantd.v1.PublishEventsResponse"> 
  * Use `create(PublishEventsResponseSchema)` to create a new message.
  */
 export const PublishEventsResponseSchema: GenMessage<PublishEventsResponse> = /*@__PURE__*/
-  messageDesc(file_tenantd_v1_session_service, 23);
+  messageDesc(file_tenantd_v1_session_service, 25);
 
 /**
  * EventRefusal says why an event was not logged.
@@ -1060,7 +1102,7 @@ export type EventRefusal = Message<"tenantd.v1.EventRefusal"> & {
  * Use `create(EventRefusalSchema)` to create a new message.
  */
 export const EventRefusalSchema: GenMessage<EventRefusal> = /*@__PURE__*/
-  messageDesc(file_tenantd_v1_session_service, 24);
+  messageDesc(file_tenantd_v1_session_service, 26);
 
 /**
  * SessionService is what agents call. Every error carries google.rpc.ErrorInfo
@@ -1138,8 +1180,9 @@ export const SessionService: GenService<{
   },
   /**
    * The unary calls above over one stream, for a process that makes many: each
-   * costs a part of a call of its own, on both sides. The same calls, errors and
-   * order of decisions; answers come as they are ready and name their request. A
+   * costs a part of a call of its own, on both sides, and those that are asked
+   * together even less. The same calls, errors and order of decisions; answers come
+   * as they are ready, whatever they were asked together with, and name their call. A
    * stream that ends with OK has answered all that it read: ask the rest anew. One
    * that breaks says nothing of the calls that were under way. At most
    * limits.max_streams calls are under way at once; further ones wait to be read.
