@@ -384,6 +384,9 @@ pub trait TenantConfigs: Send + Sync {
     /// A source is due to be asked about this tenant.
     fn is_due(&self, tenant: &TenantId) -> bool;
 
+    /// Whether that may ever be so: else nobody need look through all tenants.
+    fn asks_again(&self) -> bool;
+
     /// Who gave each value, and what each source said.
     async fn explain(&self, tenant: &TenantId) -> (Vec<Origin>, Vec<SourceAnswer>);
 
@@ -466,6 +469,9 @@ pub trait Credentials: Send + Sync {
 
     /// Some of a config's are to be asked for again.
     fn is_due(&self, config: &TenantConfig) -> bool;
+
+    /// Whether that may ever be so.
+    fn asks_again(&self) -> bool;
 
     /// Looks whether any that was resolved before has changed since.
     async fn changed(&self) -> bool;

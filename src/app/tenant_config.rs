@@ -218,6 +218,9 @@ impl Sidecar {
     /// live sessions of a tenant that starts no new ones.
     async fn look_after(&self) {
         let credentials = self.credentials.changed().await;
+        if !credentials && !self.tenant_configs.asks_again() && !self.credentials.asks_again() {
+            return;
+        }
         let mut due = BTreeSet::new();
         for tenant in self.store.tenants().await {
             let asks_again = || {

@@ -172,6 +172,10 @@ impl TenantConfigs for Chain {
         self.sources.iter().any(|source| source.is_due(tenant))
     }
 
+    fn asks_again(&self) -> bool {
+        !self.sources.is_empty()
+    }
+
     async fn explain(&self, tenant: &TenantId) -> (Vec<Origin>, Vec<SourceAnswer>) {
         let config = self.file.load_full();
         let mut answers = Vec::new();

@@ -12,6 +12,7 @@ use dashmap::Entry;
 use parking_lot::Mutex;
 
 use super::{
+    agenda::{Agenda, Place, Planned},
     ended::{Ending, Endings},
     table::{Table, in_pieces},
 };
@@ -41,16 +42,21 @@ const NEVER: u64 = u64::MAX;
 const RECORD_BATCH: u32 = 256;
 /// Pieces of the table of sessions: one that grows is locked, and there may be a million.
 const SHARDS: usize = 128;
-/// How often a tenant without sessions is looked at, to be dropped.
-const SWEEP_MICROS: u64 = 1_000_000;
+/// How long after its last session a tenant that is not dropped is looked at: one that goes
+/// on need not make anew what only live sessions need.
+const TRIM_AFTER: u64 = 1_000_000;
+/// How often one without sessions that cannot be dropped yet is looked at: a made-up one,
+/// whose place others may need, and a configured one at most.
+const SWEEP_EVERY: (u64, u64) = (1_000_000, 60_000_000);
+/// Tenants taken from the agenda at a time.
+const AT_ONCE: usize = 256;
 
 struct Tenant {
     id: TenantId,
     /// When its state next changes by itself, in microseconds of the monotonic
     /// clock: read by the timer without taking the lock.
     next_due: AtomicU64,
-    /// When to see whether it can be dropped, on the same clock.
-    next_sweep: AtomicU64,
+    place: Place,
     slot: Mutex<Slot>,
 }
 
@@ -61,13 +67,19 @@ impl Tenant {
         Self {
             id,
             next_due: AtomicU64::new(NEVER),
-            next_sweep: AtomicU64::new(NEVER),
+            place: Place::default(),
             slot: Mutex::new(slot),
         }
     }
 
     fn is_due(&self, due: u64) -> bool {
         self.next_due.load(Ordering::Acquire) <= due
+    }
+}
+
+impl Planned for Tenant {
+    fn place(&self) -> &Place {
+        &self.place
     }
 }
 
@@ -91,6 +103,7 @@ pub struct MemoryStore {
     /// Live sessions by worker and tenant: says whom to blame for its death.
     workers: Table<WorkerId, HashMap<TenantId, u32, Keyed>>,
     ended: Mutex<Endings>,
+    agenda: Agenda<Tenant>,
     live: AtomicU32,
     unknown: AtomicU32,
     started: AtomicU64,
@@ -114,6 +127,7 @@ impl MemoryStore {
             agents: Table::default(),
             workers: Table::default(),
             ended: Mutex::new(Endings::new(ended, ended_for)),
+            agenda: Agenda::default(),
             live: AtomicU32::new(0),
             unknown: AtomicU32::new(0),
             started: AtomicU64::new(0),
@@ -201,12 +215,53 @@ impl MemoryStore {
         self.failures.fetch_add(after.failures - before.failures, Ordering::Relaxed);
         let due = slot.state.next_due().map_or(NEVER, micros);
         tenant.next_due.store(due, Ordering::Release);
-        let sweep = if slot.state.is_live() { NEVER } else { 0 };
-        tenant.next_sweep.store(sweep, Ordering::Release);
+        let look = if slot.state.is_live() {
+            NEVER
+        } else if slot.terms.known || !slot.state.is_idle(now, false, Duration::ZERO) {
+            micros(now.mono) + TRIM_AFTER
+        } else {
+            micros(now.mono)
+        };
+        // Never at once: what could not be done now is tried at the next tick.
+        self.agenda.plan(tenant, due.min(look).max(micros(now.mono) + 1));
         if !events.is_empty() {
             self.sink.append(events);
         }
         Some(result)
+    }
+
+    /// Ends what is due of a tenant, and drops it where nothing would be lost; else plans
+    /// the next look.
+    fn look_at(&self, tenant: &Arc<Tenant>, idle_after: Duration, now: Now) {
+        let due = micros(now.mono);
+        while tenant.is_due(due) {
+            let more = self.step(tenant, now, |slot, events| slot.state.expire(now, events));
+            if more != Some(true) {
+                break;
+            }
+        }
+        let mut slot = tenant.slot.lock();
+        if slot.gone {
+            return;
+        }
+        let mut next = tenant.next_due.load(Ordering::Acquire);
+        if !slot.state.is_live() {
+            slot.state.trim();
+            let known = slot.terms.known;
+            if slot.state.is_idle(now, known, idle_after) {
+                slot.gone = true;
+                if !known {
+                    self.unknown.fetch_sub(1, Ordering::AcqRel);
+                }
+                self.tenants.remove(&tenant.id);
+                self.agenda.leave(tenant);
+                return;
+            }
+            let (least, most) = SWEEP_EVERY;
+            let idle_after = u64::try_from(idle_after.as_micros()).unwrap_or(NEVER);
+            next = next.min(due + if known { idle_after.clamp(least, most) } else { least });
+        }
+        self.agenda.plan(tenant, next.max(due + 1));
     }
 
     /// Records what a step changed, and remembers what it ended: before that is out of
@@ -698,40 +753,17 @@ impl SessionStore for MemoryStore {
 
     async fn expire(&self, idle_after: Duration, now: Now) -> Option<Timestamp> {
         let due = micros(now.mono);
-        // Those concerned first: no table guard is held while a tenant is locked.
-        let mut next = NEVER;
-        let mut concerned: Vec<(TenantId, Arc<Tenant>)> = Vec::new();
-        for entry in self.tenants.iter() {
-            let tenant = entry.value();
-            if tenant.is_due(due) || tenant.next_sweep.load(Ordering::Acquire) <= due {
-                concerned.push((entry.key().clone(), Arc::clone(tenant)));
-            } else {
-                next = next.min(tenant.next_due.load(Ordering::Acquire));
+        loop {
+            let some = self.agenda.take(due, AT_ONCE);
+            if some.is_empty() {
+                break;
             }
-        }
-        for (id, tenant) in concerned {
-            while tenant.is_due(due) {
-                let more = self.step(&tenant, now, |slot, events| slot.state.expire(now, events));
-                if more != Some(true) {
-                    break;
-                }
-            }
-            next = next.min(tenant.next_due.load(Ordering::Acquire));
-            if tenant.next_sweep.load(Ordering::Acquire) <= due {
-                tenant.next_sweep.store(due + SWEEP_MICROS, Ordering::Release);
-                let mut slot = tenant.slot.lock();
-                slot.state.trim();
-                if !slot.gone && slot.state.is_idle(now, slot.terms.known, idle_after) {
-                    slot.gone = true;
-                    if !slot.terms.known {
-                        self.unknown.fetch_sub(1, Ordering::AcqRel);
-                    }
-                    self.tenants.remove(&id);
-                }
+            for tenant in some {
+                self.look_at(&tenant, idle_after, now);
             }
         }
         self.ended.lock().forget(now.mono);
-        (next != NEVER).then(|| Timestamp::new(Duration::from_micros(next)))
+        self.agenda.first()
     }
 
     async fn change(

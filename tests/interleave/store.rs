@@ -1,5 +1,7 @@
 //! The shipped files of it, over shuttle's locks, tables and atomics.
 
+#[path = "../../src/store/agenda.rs"]
+mod agenda;
 #[path = "../../src/store/ended.rs"]
 pub mod ended;
 #[path = "../../src/store/memory.rs"]

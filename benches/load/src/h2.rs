@@ -24,33 +24,40 @@ pub enum Op {
     Release,
 }
 
-/// A message with a place for the session id.
+/// A message with a place for the session id, and perhaps for a tenant.
 #[derive(Clone)]
 pub struct Template {
     bytes: Vec<u8>,
     at: usize,
+    tenant_at: Option<usize>,
 }
 
 /// Stands in a template for the session id; as long as the ids are.
 pub const PLACEHOLDER: &str = "SESSION-PLACEHOLDER0";
+/// For one of many tenants.
+pub const TENANT: &str = "TENANT00";
 
 impl Template {
     pub fn new(bytes: Vec<u8>) -> Self {
-        let at = bytes
-            .windows(PLACEHOLDER.len())
-            .position(|w| w == PLACEHOLDER.as_bytes())
-            .expect("a template has the placeholder");
-        Self { bytes, at }
+        let place = |of: &str| bytes.windows(of.len()).position(|w| w == of.as_bytes());
+        let at = place(PLACEHOLDER).expect("a template has the placeholder");
+        let tenant_at = place(TENANT);
+        Self { bytes, at, tenant_at }
     }
 
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    fn put(&self, session: &[u8; 20], out: &mut Vec<u8>) {
-        let from = out.len() + self.at;
+    fn put(&self, session: &[u8; 20], tenant: u32, out: &mut Vec<u8>) {
+        let begin = out.len();
         out.extend_from_slice(&self.bytes);
+        let from = begin + self.at;
         out[from..from + 20].copy_from_slice(session);
+        if let Some(at) = self.tenant_at {
+            let from = begin + at;
+            out[from..from + 8].copy_from_slice(format!("t{tenant:07}").as_bytes());
+        }
     }
 }
 
@@ -73,6 +80,8 @@ pub struct Messages {
     pub release: Template,
     /// First message of a `Work` stream; none: unary calls.
     pub hello: Option<Vec<u8>>,
+    /// Tenants that are asked for in turn, where they are not named.
+    pub tenants: u32,
 }
 
 /// One connection.
@@ -88,6 +97,7 @@ pub struct Grpc {
     held: VecDeque<(usize, Op, [u8; 20])>,
     /// Asked, and not put into a message yet.
     together: Vec<(usize, Op, [u8; 20])>,
+    acquires: u32,
     body: Vec<u8>,
     greeted: bool,
     pub failed: Option<String>,
@@ -197,6 +207,7 @@ impl Grpc {
             server_initial: 65_535,
             held: VecDeque::new(),
             together: Vec::new(),
+            acquires: 0,
             body: Vec::new(),
             greeted: false,
             failed: None,
@@ -272,6 +283,13 @@ impl Grpc {
         self.greeted
     }
 
+    /// Not one after the other in memory.
+    fn next_tenant(&mut self, op: Op) -> u32 {
+        self.acquires = self.acquires.wrapping_add(u32::from(op == Op::Acquire));
+        let number = u64::from(self.acquires) * 7919 % u64::from(self.messages.tenants.max(1));
+        number as u32
+    }
+
     /// Asks; the answer comes out of `read` later.
     pub fn ask(&mut self, slot: usize, op: Op, session: [u8; 20], out: &mut Vec<u8>) {
         let template =
@@ -295,8 +313,8 @@ impl Grpc {
         self.headers(op, &mut block);
         frame(out, HEADERS, END_HEADERS, stream, block.len());
         out.extend_from_slice(&block);
-        let len = template.bytes.len();
-        self.data(stream, END_STREAM, out, |out| template.put(&session, out), len);
+        let (len, tenant) = (template.bytes.len(), self.next_tenant(op));
+        self.data(stream, END_STREAM, out, |out| template.put(&session, tenant, out), len);
         self.waiting.push(Waiting { stream, slot, data: false });
     }
 
@@ -308,6 +326,7 @@ impl Grpc {
         }
         let mut message = Vec::with_capacity(self.together.len() * 128);
         for (slot, op, session) in std::mem::take(&mut self.together) {
+            let tenant = self.next_tenant(op);
             let template =
                 if op == Op::Acquire { &self.messages.acquire } else { &self.messages.release };
             // The id first, field 1, varint: slots from 1 on.
@@ -316,7 +335,7 @@ impl Grpc {
             message.push(0x0a);
             varint((id.len() + template.bytes.len()) as u64, &mut message);
             message.extend_from_slice(&id);
-            template.put(&session, &mut message);
+            template.put(&session, tenant, &mut message);
         }
         self.data(1, 0, out, |out| out.extend_from_slice(&message), message.len());
     }

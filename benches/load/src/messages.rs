@@ -28,6 +28,7 @@ pub fn unary(tenant: &str, worker: &str) -> Messages {
         acquire: Template::new(acquire.encode_to_vec()),
         release: Template::new(release.encode_to_vec()),
         hello: None,
+        tenants: 1,
     }
 }
 
@@ -43,6 +44,7 @@ pub fn stream(tenant: &str, worker: &str) -> Messages {
         release: Template::new(call(v1::work_call::Call::ReleaseSession(release))),
         // Answered with an error of no id, which shows that the stream is open.
         hello: Some(v1::WorkRequest { calls: vec![v1::WorkCall::default()] }.encode_to_vec()),
+        tenants: 1,
     }
 }
 

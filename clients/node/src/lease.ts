@@ -12,6 +12,11 @@ export const LEASE_KEY = "TENANTD_LEASE_KEY";
 
 type Said = MessageInitShape<typeof KeepAliveRequestSchema>;
 
+/** Tokens kept at hand: each is needed twice at least, and an HMAC is a tenth of a call. */
+const REMEMBERED = 1_000;
+const remembered = new Map<string, string>();
+let keyOfRemembered: string | undefined;
+
 /**
  * The lease token of a session: whose it is, where processes that need not trust each
  * other share an identity. Made out of its id and a key, so that nothing has to be kept,
@@ -19,7 +24,17 @@ type Said = MessageInitShape<typeof KeepAliveRequestSchema>;
  */
 export function leaseToken(sessionId: string): string {
   const key = (process.env[LEASE_KEY] ||= randomBytes(32).toString("hex"));
-  return createHmac("sha256", key).update(sessionId).digest("base64url");
+  if (key !== keyOfRemembered) {
+    remembered.clear();
+    keyOfRemembered = key;
+  }
+  let token = remembered.get(sessionId);
+  if (token === undefined) {
+    token = createHmac("sha256", key).update(sessionId).digest("base64url");
+    if (remembered.size >= REMEMBERED) remembered.delete(remembered.keys().next().value!);
+    remembered.set(sessionId, token);
+  }
+  return token;
 }
 
 /** What attaches sessions to the stream. @internal */

@@ -143,8 +143,8 @@ export class TenantdRpc {
    */
   async acquire(request: AcquireRequest, options?: CallOptions): Promise<AcquireSessionResponse> {
     // Made here, so that the lease token can be.
-    const sessionId = request.sessionId || `s-${randomUUID()}`;
-    const response = await this.#ask("acquireSession", SessionService.method.acquireSession, shown({ ...request, sessionId }), options);
+    const named = request.sessionId ? request : { ...request, sessionId: `s-${randomUUID()}` };
+    const response = await this.#ask("acquireSession", SessionService.method.acquireSession, shown(named), options);
     hideCredentials(response.config);
     return response;
   }

@@ -223,6 +223,10 @@ impl Credentials for Resolver {
         })
     }
 
+    fn asks_again(&self) -> bool {
+        self.vault.is_some()
+    }
+
     async fn changed(&self) -> bool {
         let files: Vec<(PathBuf, Option<reference::Identity>)> = self
             .seen

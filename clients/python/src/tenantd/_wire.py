@@ -132,14 +132,22 @@ def publish(
     return PublishEventsRequest(events=[published])
 
 
+_OUTCOMES: dict[session_pb2.Outcome.ValueType, str] = {
+    value: name.removeprefix("OUTCOME_").lower() for name, value in session_pb2.Outcome.items()
+}
+_VALUES = {name: value for value, name in _OUTCOMES.items()}
+
+
 def outcome_name(outcome: session_pb2.Outcome.ValueType) -> str:
     """For example `success`."""
-    return session_pb2.Outcome.Name(outcome).removeprefix("OUTCOME_").lower()
+    return _OUTCOMES.get(outcome, "unspecified")
 
 
 def outcome_value(name: str) -> session_pb2.Outcome.ValueType:
-    """The other way round."""
-    return session_pb2.Outcome.Value(f"OUTCOME_{name.upper()}")
+    """The other way round. Raises `ValueError` where it is none."""
+    if name not in _VALUES:
+        raise ValueError(f"outcome must be success, failure or cancelled, got {name!r}")
+    return _VALUES[name]
 
 
 def _failure(slot: str, kind: str, message: str) -> session_pb2.Failure:

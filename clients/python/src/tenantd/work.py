@@ -252,4 +252,6 @@ class AsyncWork:
 def _traced() -> bool:
     """Within a span: instrumentation of gRPC knows calls, and no messages of a stream."""
     trace: Any = sys.modules.get("opentelemetry.trace")
-    return trace is not None and bool(trace.get_current_span().get_span_context().is_valid)
+    if trace is None or (span := trace.get_current_span()) is trace.INVALID_SPAN:
+        return False
+    return bool(span.get_span_context().is_valid)
