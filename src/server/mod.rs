@@ -81,9 +81,6 @@ const BESIDE_WATCHERS: u32 = 100;
 /// Changes of sources that wait to be brought to their tenants.
 const CHANGES: usize = 4096;
 
-/// Most series of one metric for each tenant: reasons, outcomes with causes.
-const MOST_LABELS: usize = 32;
-
 /// The process's log.
 struct Log;
 
@@ -220,8 +217,7 @@ pub async fn bind(config: Config, listeners: Listeners) -> anyhow::Result<Bound>
     let labels = Arc::new(TenantLabels::new(limits.metric_tenants));
     let mut exports = Exports::default();
     // Before the first instrument: one made earlier would record for nobody.
-    let series = labels.series() * MOST_LABELS;
-    let registry = telemetry::export::metrics(&mut exports, scraped.is_some(), series)?;
+    let registry = telemetry::export::metrics(&mut exports, scraped.is_some(), labels.most())?;
     let config = Arc::new(ArcSwap::from_pointee(config));
     let sources = source::build(&config).await?;
     if let Some(predecessor) = predecessor {

@@ -75,21 +75,24 @@ pub fn traces(exports: &mut Exports) -> anyhow::Result<Option<SdkTracer>> {
 }
 
 /// A registry to scrape, where `scraped`; and OTLP where the variables ask for
-/// it. A metric has at most `series` series.
+/// it. At most `tenants` tenants are told by name.
 ///
 /// # Errors
 /// Variables that are not valid.
 pub fn metrics(
     exports: &mut Exports,
     scraped: bool,
-    series: usize,
+    tenants: usize,
 ) -> anyhow::Result<Option<prometheus::Registry>> {
     let pushed = wanted("METRICS", env);
     if !scraped && !pushed {
         return Ok(None);
     }
     // The bound is ours, on tenants; the SDK's own of 2,000 would fold others.
-    let room = move |_: &Instrument| Stream::builder().with_cardinality_limit(series).build().ok();
+    let room = move |of: &Instrument| {
+        let most = names::most_series(of.name(), tenants);
+        Stream::builder().with_cardinality_limit(most).build().ok()
+    };
     let mut builder = SdkMeterProvider::builder().with_resource(resource()).with_view(room);
     if pushed {
         let _ = rustls::crypto::ring::default_provider().install_default();

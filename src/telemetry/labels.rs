@@ -33,9 +33,9 @@ impl TenantLabels {
         Self { told: Mutex::default(), max }
     }
 
-    /// Most series that a metric by tenant can have.
+    /// Most tenants told by name, and the rest as one.
     #[must_use]
-    pub const fn series(&self) -> usize {
+    pub const fn most(&self) -> usize {
         self.max + MAX_KNOWN + 1
     }
 

@@ -3,6 +3,22 @@
 /// Instrumentation scope.
 pub const SCOPE: &str = "tenantd";
 
+/// Most series of a metric, where so many tenants are told by name. The SDK takes the room
+/// for all of them at its start.
+#[must_use]
+pub fn most_series(metric: &str, tenants: usize) -> usize {
+    match metric {
+        // By reason; by outcome and cause.
+        SESSIONS_REJECTED | SESSIONS_ENDED => tenants * 32,
+        // By outcome, state or result.
+        SESSION_DURATION | BREAKER_TRANSITIONS | BREAKER_STATE | ACQUIRE_DURATION => tenants * 5,
+        SESSIONS_ACQUIRED | SESSIONS_ACTIVE | SESSIONS_PENDING | SESSIONS_CAP
+        | TENANT_SUSPENDED | CONFIG_FAILURES | LOOP_BLOCKED => tenants,
+        // The widest are the durations of calls: methods by status codes.
+        _ => 1_024,
+    }
+}
+
 /// Sessions that took a slot.
 pub const SESSIONS_ACQUIRED: &str = "tenantd.sessions.acquired";
 /// Acquires refused, by reason.
@@ -135,3 +151,27 @@ pub const RESULT: &str = "result";
 
 /// Stands for the tenants beyond the bound.
 pub const OTHER: &str = "__other__";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_metric_by_tenant_has_room_for_every_tenant_and_no_other_takes_so_much() {
+        const TENANTS: usize = 10_000;
+        let rows = include_str!("../../docs/metrics.md").lines().filter(|l| l.starts_with("| `"));
+        let mut by_tenant = 0;
+        for row in rows {
+            let cells: Vec<_> = row.split(" | ").collect();
+            let Some(labels) = cells.get(2).map(|of| of.matches("`tenant`").count()) else {
+                continue;
+            };
+            for name in cells[0].split('`').skip(1).step_by(2).filter(|name| name.contains('.')) {
+                let room = most_series(name, TENANTS);
+                assert_eq!(room >= TENANTS, labels > 0, "{name} has room for {room}");
+                by_tenant += labels;
+            }
+        }
+        assert_eq!(by_tenant, 13, "metrics by tenant are documented");
+    }
+}
