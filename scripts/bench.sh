@@ -10,5 +10,6 @@ cargo build --locked --release --manifest-path benches/load/Cargo.toml --target-
 mkdir -p target/bench
 BENCH_JSON="${BENCH_JSON:-target/bench/compare.json}" target/release/tenantd-bench compare | tee target/bench/compare.txt
 BENCH_WATCHERS_JSON=target/bench/watchers.json target/release/tenantd-bench watchers | tee target/bench/watchers.txt
+target/release/tenantd-bench tenants | tee target/bench/tenants.txt
 target/release/tenantd-bench flood | tee target/bench/flood.txt
 benches/plot.py "${BENCH_JSON:-target/bench/compare.json}" target/bench/compare.svg
