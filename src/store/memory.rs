@@ -2,7 +2,7 @@
 //!
 //! Each tenant has one small mutex round its pure state, so one tenant's flood
 //! contends with itself. Lock order, never the other way: a tenant's mutex, then
-//! an entry of `index`, `agents`, `workers`, then `ended`, then the event log.
+//! an entry of `index`, `agents`, `workers`, then `ended`, the agenda, the event log.
 //! Nothing awaits under any of them.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};

@@ -77,8 +77,8 @@ class _Opened:
 
     def put(self, number: int, call: str, request: Message, timeout: Duration) -> None:
         """Asks: together with whatever else is asked before the stream is written."""
-        size = request.ByteSize()
-        if len(self._next.calls) >= TOGETHER or self._bytes + size > TOGETHER_BYTES:
+        size, have = request.ByteSize(), len(self._next.calls)
+        if have >= TOGETHER or (have and self._bytes + size > TOGETHER_BYTES):
             self._full.append(self._next)
             self._next, self._bytes = wire.WorkRequest(), 0
         self._bytes += size
