@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 
 import grpc
@@ -20,6 +21,20 @@ from tenantd.v1.session_service_pb2_grpc import (
     SessionServiceServicer,
     add_SessionServiceServicer_to_server,
 )
+
+
+@contextlib.asynccontextmanager
+async def serving(tmp_path, servicer):
+    """Its address; it ends with the test, however that ends."""
+    server = grpc.aio.server()
+    address = f"unix:{tmp_path}/stub.sock"
+    add_SessionServiceServicer_to_server(servicer, server)
+    server.add_insecure_port(address)
+    await server.start()
+    try:
+        yield address
+    finally:
+        await server.stop(0)
 
 
 def counting(td, monkeypatch):
@@ -118,17 +133,11 @@ async def test_an_answer_that_cannot_be_read_fails_its_call_alone(tmp_path):
                     answers=[WorkAnswer(id=call.id, error=b"\xff\xff") for call in request.calls]
                 )
 
-    server = grpc.aio.server()
-    address = f"unix:{tmp_path}/garbled.sock"
-    add_SessionServiceServicer_to_server(Garbled(), server)
-    server.add_insecure_port(address)
-    await server.start()
-    async with tenantd.connect(address) as td:
+    async with serving(tmp_path, Garbled()) as address, tenantd.connect(address) as td:
         for _ in range(2):
             with pytest.raises(tenantd.SidecarUnavailable):
                 await td.renew("x")
     assert opened == [1]
-    await server.stop(0)
 
 
 class Counting(SessionServiceServicer):
@@ -148,17 +157,14 @@ class Counting(SessionServiceServicer):
 
 
 async def test_calls_asked_at_once_go_together_and_never_more_than_the_sidecar_takes(tmp_path):
-    server, counting = grpc.aio.server(), Counting()
-    address = f"unix:{tmp_path}/counting.sock"
-    add_SessionServiceServicer_to_server(counting, server)
-    server.add_insecure_port(address)
-    await server.start()
-    async with tenantd.connect(address) as td:
+    counting = Counting()
+    async with serving(tmp_path, counting) as address, tenantd.connect(address) as td:
+        # Longer than what else a message may have.
+        assert await td.release("long", "failure", message="x" * 70_000) == "success"
         assert await asyncio.gather(*(td.release(f"s{n}") for n in range(250))) == ["success"] * 250
-    assert sum(counting.together) == 250
+    assert sum(counting.together) == 251
     assert max(counting.together) == 100 and len(counting.together) <= 5
     assert min(counting.together) > 0
-    await server.stop(0)
 
 
 async def test_a_hundred_sessions_with_long_metadata_at_once_are_granted(server, monkeypatch):
@@ -180,12 +186,10 @@ async def test_each_call_ends_with_the_deadline_that_it_was_asked_with(tmp_path)
                 pass
             yield
 
-    server = grpc.aio.server()
-    address = f"unix:{tmp_path}/silent.sock"
-    add_SessionServiceServicer_to_server(Silent(), server)
-    server.add_insecure_port(address)
-    await server.start()
-    async with tenantd.connect(address, deadline=30.0) as td:
+    async with (
+        serving(tmp_path, Silent()) as address,
+        tenantd.connect(address, deadline=30.0) as td,
+    ):
         patient = asyncio.create_task(td.renew("patient"))
         await asyncio.sleep(0)
         for deadline in (0.2, 0.1):
@@ -194,4 +198,3 @@ async def test_each_call_ends_with_the_deadline_that_it_was_asked_with(tmp_path)
                 await asyncio.wait_for(td.renew("hasty"), 20)
         assert not patient.done()
         patient.cancel()
-    await server.stop(0)
