@@ -125,3 +125,71 @@ impl<T> Inner<T> {
 fn time(micros: u64) -> Timestamp {
     Timestamp::new(std::time::Duration::from_micros(micros))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Thing {
+        name: &'static str,
+        place: Place,
+    }
+
+    impl Planned for Thing {
+        fn place(&self) -> &Place {
+            &self.place
+        }
+    }
+
+    fn thing(name: &'static str) -> Arc<Thing> {
+        Arc::new(Thing { name, ..Thing::default() })
+    }
+
+    fn taken(agenda: &Agenda<Thing>, now: u64) -> Vec<&'static str> {
+        agenda.take(now, usize::MAX).iter().map(|thing| thing.name).collect()
+    }
+
+    #[test]
+    fn each_is_taken_when_it_is_due_first_things_first_and_once() {
+        let agenda = Agenda::default();
+        let [a, b, c] = ["a", "b", "c"].map(thing);
+        agenda.plan(&a, 30);
+        agenda.plan(&b, 10);
+        agenda.plan(&c, 20);
+        assert_eq!(agenda.first(), Some(time(10)));
+        assert!(taken(&agenda, 9).is_empty());
+        assert_eq!(taken(&agenda, 20), ["b", "c"]);
+        assert!(taken(&agenda, 20).is_empty());
+        agenda.plan(&b, 40);
+        assert_eq!(agenda.take(50, 1).len(), 1);
+        assert_eq!(taken(&agenda, 50), ["b"]);
+        assert_eq!(agenda.first(), None);
+    }
+
+    #[test]
+    fn an_earlier_plan_counts_and_a_later_one_does_not() {
+        let agenda = Agenda::default();
+        let a = thing("a");
+        agenda.plan(&a, 20);
+        agenda.plan(&a, 30);
+        agenda.plan(&a, 10);
+        assert_eq!(taken(&agenda, 10), ["a"]);
+        assert!(taken(&agenda, 100).is_empty(), "it is there once");
+    }
+
+    #[test]
+    fn who_has_left_is_not_taken_and_keeps_no_room() {
+        let agenda = Agenda::default();
+        for _ in 0..100 {
+            let [a, b] = ["a", "b"].map(thing);
+            agenda.plan(&a, 10);
+            agenda.plan(&b, 20);
+            agenda.leave(&a);
+            assert_eq!(taken(&agenda, 100), ["b"]);
+            agenda.leave(&b);
+            assert_eq!(Arc::strong_count(&b), 1);
+        }
+        assert_eq!(agenda.0.lock().things.len(), 2);
+    }
+}
