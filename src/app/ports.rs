@@ -17,7 +17,7 @@ use crate::{
         reject::Rejection,
         session::{EndCause, Failure, Outcome, Renewal, Session, SessionId, WorkerId},
         tenant::TenantId,
-        time::{Now, Timestamp},
+        time::Now,
     },
 };
 
@@ -229,8 +229,8 @@ pub trait SessionStore: Send + Sync {
     /// The worker is back: its waiting sessions go on.
     async fn attach(&self, worker: &WorkerId, owner: &Owner, now: Now);
 
-    /// Lets time pass. Returns when it wants to be asked again, at the latest.
-    async fn expire(&self, idle_after: Duration, now: Now) -> Option<Timestamp>;
+    /// Lets time pass.
+    async fn expire(&self, idle_after: Duration, now: Now);
 
     /// An operator's change. Makes the tenant's state where there is none.
     async fn change(

@@ -4,7 +4,7 @@
 //! Each transition first lets time pass (due leases end, the breaker moves),
 //! then decides, and appends exactly one event for each thing that it changed.
 
-pub mod due;
+mod due;
 mod leases;
 mod record;
 

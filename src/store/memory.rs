@@ -12,7 +12,7 @@ use dashmap::Entry;
 use parking_lot::Mutex;
 
 use super::{
-    agenda::{Agenda, Place, Planned},
+    agenda::{Agenda, Plannable, Planned},
     ended::{Ending, Endings},
     table::{Table, in_pieces},
 };
@@ -36,7 +36,7 @@ use crate::{
     },
 };
 
-/// `next_due` of a tenant that waits for nothing.
+/// When a tenant is due that waits for nothing.
 const NEVER: u64 = u64::MAX;
 /// Sessions of a tenant that are recorded anew at a time: it is locked meanwhile.
 const RECORD_BATCH: u32 = 256;
@@ -52,34 +52,20 @@ const SWEEP_EVERY: (u64, u64) = (1_000_000, 60_000_000);
 const AT_ONCE: usize = 256;
 
 struct Tenant {
-    id: TenantId,
-    /// When its state next changes by itself, in microseconds of the monotonic
-    /// clock: read by the timer without taking the lock.
-    next_due: AtomicU64,
-    place: Place,
+    planned: Planned,
     slot: Mutex<Slot>,
 }
 
 impl Tenant {
     fn new(state: TenantState, terms: Arc<Terms>) -> Self {
-        let id = state.tenant().clone();
         let slot = Slot { state, terms, recorded: None, gone: false };
-        Self {
-            id,
-            next_due: AtomicU64::new(NEVER),
-            place: Place::default(),
-            slot: Mutex::new(slot),
-        }
-    }
-
-    fn is_due(&self, due: u64) -> bool {
-        self.next_due.load(Ordering::Acquire) <= due
+        Self { planned: Planned::default(), slot: Mutex::new(slot) }
     }
 }
 
-impl Planned for Tenant {
-    fn place(&self) -> &Place {
-        &self.place
+impl Plannable for Tenant {
+    fn planned(&self) -> &Planned {
+        &self.planned
     }
 }
 
@@ -91,6 +77,13 @@ struct Slot {
     recorded: Option<Arc<Terms>>,
     /// Dropped from the table: whoever still holds it must look again.
     gone: bool,
+}
+
+impl Slot {
+    /// When its state next changes by itself, in microseconds of the monotonic clock.
+    fn due(&self) -> u64 {
+        self.state.next_due().map_or(NEVER, micros)
+    }
 }
 
 /// The store.
@@ -213,8 +206,7 @@ impl MemoryStore {
         let after = slot.state.totals();
         self.started.fetch_add(after.started - before.started, Ordering::Relaxed);
         self.failures.fetch_add(after.failures - before.failures, Ordering::Relaxed);
-        let due = slot.state.next_due().map_or(NEVER, micros);
-        tenant.next_due.store(due, Ordering::Release);
+        let due = slot.due();
         let look = if slot.state.is_live() {
             NEVER
         } else if slot.terms.known || !slot.state.is_idle(now, false, Duration::ZERO) {
@@ -233,18 +225,17 @@ impl MemoryStore {
     /// Ends what is due of a tenant, and drops it where nothing would be lost; else plans
     /// the next look.
     fn look_at(&self, tenant: &Arc<Tenant>, idle_after: Duration, now: Now) {
-        let due = micros(now.mono);
-        while tenant.is_due(due) {
-            let more = self.step(tenant, now, |slot, events| slot.state.expire(now, events));
-            if more != Some(true) {
-                break;
-            }
+        let time = micros(now.mono);
+        let is_due = || tenant.slot.lock().due() <= time;
+        while is_due()
+            && self.step(tenant, now, |slot, events| slot.state.expire(now, events)) == Some(true)
+        {
         }
         let mut slot = tenant.slot.lock();
         if slot.gone {
             return;
         }
-        let mut next = tenant.next_due.load(Ordering::Acquire);
+        let mut next = slot.due();
         if !slot.state.is_live() {
             slot.state.trim();
             let known = slot.terms.known;
@@ -253,15 +244,15 @@ impl MemoryStore {
                 if !known {
                     self.unknown.fetch_sub(1, Ordering::AcqRel);
                 }
-                self.tenants.remove(&tenant.id);
+                self.tenants.remove(slot.state.tenant());
                 self.agenda.leave(tenant);
                 return;
             }
             let (least, most) = SWEEP_EVERY;
             let idle_after = u64::try_from(idle_after.as_micros()).unwrap_or(NEVER);
-            next = next.min(due + if known { idle_after.clamp(least, most) } else { least });
+            next = next.min(time + if known { idle_after.clamp(least, most) } else { least });
         }
-        self.agenda.plan(tenant, next.max(due + 1));
+        self.agenda.plan(tenant, next.max(time + 1));
     }
 
     /// Records what a step changed, and remembers what it ended: before that is out of
@@ -444,8 +435,11 @@ impl MemoryStore {
         let found = self.index.get(id).map(|tenant| Arc::clone(&tenant));
         let Some(found) = found else { return Err(self.not_live(id, claim)) };
         let decided = self.step(&found, now, |slot, events| {
-            slot.state.check(id, claim)?;
-            decide(slot, events)
+            let result = slot.state.check(id, claim).and_then(|()| decide(slot, events));
+            result.map_err(|refused| match refused.hidden {
+                Some(_) => refused,
+                None => refused.of(slot.state.tenant()),
+            })
         });
         match decided {
             // It may have ended by being due in this very step.
@@ -454,7 +448,7 @@ impl MemoryStore {
             Some(Err(refused)) if refused.reason == Reason::SessionUnknown => {
                 Err(self.not_live(id, claim))
             }
-            Some(result) => result.map_err(|refused| refused.of(&found.id)),
+            Some(result) => result,
         }
     }
 
@@ -571,7 +565,7 @@ impl SessionStore for MemoryStore {
                 let live = slot.state.has(&request.session);
                 let previous = slot.state.worker_of(&request.session).cloned();
                 let place = match self.index.entry(request.session.clone()) {
-                    Entry::Occupied(holder) if holder.get().id != *tenant => {
+                    Entry::Occupied(holder) if !Arc::ptr_eq(holder.get(), &found) => {
                         return Err(Rejection::session_conflict().of(tenant));
                     }
                     place => place,
@@ -751,10 +745,9 @@ impl SessionStore for MemoryStore {
         }
     }
 
-    async fn expire(&self, idle_after: Duration, now: Now) -> Option<Timestamp> {
-        let due = micros(now.mono);
+    async fn expire(&self, idle_after: Duration, now: Now) {
         loop {
-            let some = self.agenda.take(due, AT_ONCE);
+            let some = self.agenda.take(micros(now.mono), AT_ONCE);
             if some.is_empty() {
                 break;
             }
@@ -763,7 +756,6 @@ impl SessionStore for MemoryStore {
             }
         }
         self.ended.lock().forget(now.mono);
-        self.agenda.first()
     }
 
     async fn change(

@@ -62,7 +62,7 @@ fn with_an_idle_tenant() -> Arc<Bench> {
 
 fn sweep(bench: &Arc<Bench>) -> thread::JoinHandle<()> {
     let bench = Arc::clone(bench);
-    thread::spawn(move || _ = block_on(bench.store.expire(IDLE, bench.now)))
+    thread::spawn(move || block_on(bench.store.expire(IDLE, bench.now)))
 }
 
 /// There is room for one tenant without an entry, and for no second one.
