@@ -271,14 +271,11 @@ impl Sidecar {
         if let Kind::CallDenied { rpc, message } = &event.kind {
             return self.denied(event, rpc, message);
         }
-        // Of a busy sidecar's events most end here.
-        if !matches!(event.kind, Kind::SessionAcquired { .. } | Kind::ConfigChanged { .. }) {
-            return None;
-        }
         let tenant = event.subject.tenant.as_ref()?;
-        let is_new = !remembered.contains_key(tenant);
         match &event.kind {
-            Kind::SessionAcquired { .. } if is_new && remembered.len() < MAX_REMEMBERED => {
+            Kind::SessionAcquired { .. }
+                if remembered.len() < MAX_REMEMBERED && !remembered.contains_key(tenant) =>
+            {
                 let config = self.known_config(tenant).filter(|config| config.known)?;
                 remembered.insert(tenant.clone(), config.values());
                 None
@@ -287,7 +284,7 @@ impl Sidecar {
                 let values = self.known_config(tenant).map(|config| config.values());
                 let was = remembered.get(tenant).cloned();
                 if let Some(values) = &values
-                    && (!is_new || remembered.len() < MAX_REMEMBERED)
+                    && (was.is_some() || remembered.len() < MAX_REMEMBERED)
                 {
                     remembered.insert(tenant.clone(), values.clone());
                 }

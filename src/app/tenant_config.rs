@@ -223,13 +223,13 @@ impl Sidecar {
         }
         let mut due = BTreeSet::new();
         for tenant in self.store.tenants().await {
-            let asks_again = || {
+            let is_due = || {
                 self.tenant_configs.is_due(&tenant)
                     || self
                         .known_config(&tenant)
                         .is_some_and(|config| self.credentials.is_due(&config))
             };
-            if credentials || asks_again() {
+            if credentials || is_due() {
                 due.insert(tenant);
             }
         }

@@ -13,7 +13,9 @@ pub fn most_series(metric: &str, tenants: usize) -> usize {
         // By outcome, state or result.
         SESSION_DURATION | BREAKER_TRANSITIONS | BREAKER_STATE | ACQUIRE_DURATION => tenants * 5,
         SESSIONS_ACQUIRED | SESSIONS_ACTIVE | SESSIONS_PENDING | SESSIONS_CAP
-        | TENANT_SUSPENDED | CONFIG_FAILURES | LOOP_BLOCKED => tenants,
+        | TENANT_SUSPENDED | CONFIG_FAILURES => tenants,
+        // And those of a loop whose session nobody knows.
+        LOOP_BLOCKED => tenants + 1,
         // The widest are the durations of calls: methods by status codes.
         _ => 1_024,
     }

@@ -17,11 +17,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    fn new(connection: Link, transport: Transport) -> Self {
-        Self::showing(connection, transport, Arc::new([]))
-    }
-
-    fn showing(connection: Link, transport: Transport, certificates: Arc<[String]>) -> Self {
+    fn new(connection: Link, transport: Transport, certificates: Arc<[String]>) -> Self {
         Self { connection, shown: Arc::new(Shown { transport, certificates, token: None }) }
     }
 
@@ -32,7 +28,7 @@ impl Peer {
         let (uid, gid) = (peer.map(|of| of.0), peer.map(|of| of.1));
         let own = uid.is_some_and(|uid| uid == own_uid || uid == 0);
         let pid = peer.and_then(|of| of.2);
-        Self::new(connection, Transport::Unix { uid, gid, pid, own })
+        Self::new(connection, Transport::Unix { uid, gid, pid, own }, Arc::new([]))
     }
 
     /// A peer on TCP. `open`: as in [`Transport::Tcp`]. `certificates`: the names
@@ -45,7 +41,7 @@ impl Peer {
         certificates: Arc<[String]>,
     ) -> Self {
         let transport = Transport::Tcp { address: address.ip().to_string(), open };
-        Self::showing(connection, transport, certificates)
+        Self::new(connection, transport, certificates)
     }
 
     /// Its process, where the kernel says so.

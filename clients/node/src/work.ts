@@ -40,6 +40,7 @@ interface Opened {
   waiting: Map<bigint, Waiting>;
   /** Asked, and not written yet. */
   together: WorkCall[];
+  /** Characters of metadata in them. */
   metadata: number;
   stamp: string;
 }

@@ -22,8 +22,7 @@ const acquiring = (fields) => create(AcquireSessionRequestSchema, fields);
 test("an answer that cannot be read fails its call and not the process", async () => {
   const { asked, call, work } = opened();
   const answer = work.ask("renewSession", {}, 20_000);
-  await Promise.resolve();
-  await new Promise(process.nextTick);
+  await new Promise(setImmediate);
   const [[{ id }]] = asked;
   call.emit("data", { answers: [{ id, answer: { case: "error", value: new Uint8Array([0x12, 1, 0xff]) } }] });
   const error = toTenantdError(await answer.catch((failed) => failed), "unix:/x");
